@@ -1,0 +1,1 @@
+"""Committed, digested, verified checkpoints; the only room that imports orbax."""

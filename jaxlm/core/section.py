@@ -1,0 +1,50 @@
+"""The base of every part of a configuration: frozen, strict, and aware of which keys were read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+_read: dict[int, set[str]] = {}  # id of a watched section -> the fields read since
+
+
+class Section(BaseModel):
+    """A part of the configuration.
+
+    Unknown keys, wrong types, NaN and infinity are refused. Reading a field of a watched section is
+    remembered, so that at the end of a run the keys that were set and never mattered can be named.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def __getattribute__(self, name: str) -> Any:
+        if (fields := _read.get(id(self))) is not None:
+            fields.add(name)
+        return super().__getattribute__(name)
+
+    def watch(self) -> None:
+        """Start to remember which fields are read, here and in every part below."""
+        for _, part in self._parts():
+            part.watch()
+        _read[id(self)] = set()
+
+    def unread(self, prefix: str = "") -> list[str]:
+        """Dotted keys that were set and not read since `watch`. Defaults are never listed."""
+        read = set(_read.get(id(self), ()))
+        parts = dict(self._parts())
+        plain = self.model_fields_set - {name.split(".")[0] for name in parts}
+        found = [prefix + name for name in plain - read]
+        for name, part in parts.items():
+            found += part.unread(f"{prefix}{name}.")
+        return sorted(found)
+
+    def _parts(self) -> Iterator[tuple[str, "Section"]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Section):
+                yield name, value
+            elif isinstance(value, tuple):
+                for index, part in enumerate(value):
+                    if isinstance(part, Section):
+                        yield f"{name}.{index}", part

@@ -1,0 +1,1 @@
+"""From files to batches: a pure function of (seed, step)."""

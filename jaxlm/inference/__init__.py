@@ -1,0 +1,1 @@
+"""A model loaded to be used: logits, generation."""

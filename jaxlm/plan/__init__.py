@@ -1,0 +1,1 @@
+"""Memory on paper, before it is spent."""

@@ -1,0 +1,1 @@
+"""The step, the optimizers and the loop around them."""
