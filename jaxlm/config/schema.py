@@ -5,28 +5,12 @@ A test holds the number of keys (without `model.*`) to 75 and fails on one that 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from jaxlm.config.optimizers import AdamW, Optimizer
+from jaxlm.config.values import Count, Name, NonNegative, Patterns, Positive, Seed, Whole, many
 from jaxlm.core.section import Section
 from jaxlm.models.spec import ModelSpec
-
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-def _many(value: Any) -> Any:
-    """One item where a list is meant is a list of one; YAML's lists become tuples."""
-    if isinstance(value, list | tuple):
-        return tuple(value)
-    return value if value is None else (value,)
-
-
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_many)]
 
 
 class Source(Section):
@@ -46,11 +30,15 @@ class Source(Section):
         return {"path": value} if isinstance(value, str) else value
 
 
-Sources = Annotated[tuple[Source, ...], BeforeValidator(_many), Field(min_length=1)]
+Sources = Annotated[
+    tuple[Source, ...],
+    BeforeValidator(many, json_schema_input_type=str | Source | tuple[str | Source, ...]),
+    Field(min_length=1),
+]
 
 
-def _share_or_sources(value: Any) -> Any:
-    return value if value is None or isinstance(value, float | int) else _many(value)
+def _share_or_sources(value: Any) -> str:
+    return "share" if isinstance(value, float | int) else "sources"
 
 
 class Data(Section):
@@ -58,10 +46,13 @@ class Data(Section):
 
     train: Sources
     """One source or a list; with weights, a mixture."""
-    validation: Annotated[
-        Annotated[float, Field(gt=0, lt=1)] | tuple[Source, ...] | None,
-        BeforeValidator(_share_or_sources),
-    ] = None
+    validation: (
+        Annotated[
+            Annotated[float, Field(gt=0, lt=1), Tag("share")] | Annotated[Sources, Tag("sources")],
+            Discriminator(_share_or_sources),
+        ]
+        | None
+    ) = None
     """Sources of their own, or the share of the training documents to hold out (by a hash of their
     text, so that a copy of a held-out document is held out too)."""
     parse_special: bool = False
@@ -90,130 +81,6 @@ class Objective(Section):
     """Weight of log(Z)^2, which keeps the logits' scale (Chowdhery et al. 2022, section 5)."""
 
 
-class Constant(Section):
-    """The rate stays."""
-
-    type: Literal["constant"] = "constant"
-    warmup: Whole = 0
-    """Steps of linear warm-up."""
-
-
-class Linear(Section):
-    """The rate falls on a line to the last step."""
-
-    type: Literal["linear"] = "linear"
-    warmup: Whole = 0
-    """Steps of linear warm-up."""
-    final: Share = 0.0
-    """The last rate as a share of the peak."""
-
-
-class Cosine(Linear):
-    """The rate falls on half a cosine to the last step (Loshchilov & Hutter 2017)."""
-
-    type: Literal["cosine"] = "cosine"
-    final: Share = 0.1
-    """The last rate as a share of the peak."""
-
-
-class WarmupStableDecay(Linear):
-    """The rate stays, then falls on a line over the last `decay` of the steps (Hu et al. 2024)."""
-
-    type: Literal["wsd"] = "wsd"
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of the steps over which the rate falls."""
-
-
-class InverseSquareRoot(Constant):
-    """The rate falls as 1 / sqrt(step) after the warm-up (Vaswani et al. 2017, section 5.3)."""
-
-    type: Literal["inverse_sqrt"] = "inverse_sqrt"
-    warmup: Count = 1000
-    """Steps of linear warm-up; also the time scale of the fall."""
-
-
-Schedule = Annotated[
-    Constant | Linear | Cosine | WarmupStableDecay | InverseSquareRoot, Field(discriminator="type")
-]
-
-
-class OptimizerBase(Section):
-    """What every optimizer has."""
-
-    learning_rate: Positive = 3e-4
-    """The peak rate."""
-    schedule: Schedule = Cosine()
-    weight_decay: NonNegative = 0.1
-    """Decoupled, multiplied by the rate."""
-    no_decay: Patterns = ("norm", "bias$", "embedding$")
-    """Names of parameters that do not decay, as regular expressions."""
-    clip: Positive | None = 1.0
-    """Largest global norm of the gradient; null does not clip."""
-    state_dtype: Literal["float32", "bfloat16"] = "float32"
-    """How the first moment is stored."""
-    max_skipped: Count = 5
-    """Steps in a row with a NaN or infinite gradient after which the run ends with exit code 5."""
-
-
-class AdamW(OptimizerBase):
-    """Loshchilov & Hutter 2019."""
-
-    type: Literal["adamw"] = "adamw"
-    b1: Beta = 0.9
-    """Decay of the first moment."""
-    b2: Beta = 0.95
-    """Decay of the second moment."""
-    eps: Positive = 1e-8
-    """Added to the root of the second moment."""
-
-
-class Lion(OptimizerBase):
-    """Chen et al. 2023. Wants a rate 3 to 10 times lower than AdamW."""
-
-    type: Literal["lion"] = "lion"
-    b1: Beta = 0.9
-    """Weight of the momentum in the update."""
-    b2: Beta = 0.99
-    """Decay of the momentum."""
-
-
-class Adafactor(OptimizerBase):
-    """Shazeer & Stern 2018: the second moment as rows and columns."""
-
-    type: Literal["adafactor"] = "adafactor"
-    b1: Beta | None = None
-    """Decay of the first moment; null keeps none."""
-
-
-class Muon(OptimizerBase):
-    """Jordan et al. 2024: orthogonalised momentum for matrices, AdamW for the rest."""
-
-    type: Literal["muon"] = "muon"
-    momentum: Beta = 0.95
-    """Decay of the matrices' momentum."""
-    b1: Beta = 0.9
-    """First moment of the AdamW that the other parameters get."""
-    b2: Beta = 0.95
-    """Second moment of the AdamW that the other parameters get."""
-
-
-class ScheduleFreeAdamW(OptimizerBase):
-    """Defazio et al. 2024: an average in place of a schedule, which must be constant."""
-
-    type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
-    schedule: Constant = Constant()  # pyright: ignore[reportIncompatibleVariableOverride]
-    b1: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """Weight of the average where the gradient is taken."""
-    b2: Beta = 0.95
-    """Decay of the second moment."""
-    eps: Positive = 1e-8
-    """Added to the root of the second moment."""
-
-
-Optimizer = Annotated[
-    AdamW | Lion | Adafactor | Muon | ScheduleFreeAdamW, Field(discriminator="type")
-]
-
 Axis = Annotated[int, Field(ge=-1)]
 
 
@@ -226,6 +93,16 @@ class Mesh(Section):
     """Shards of the parameters, each with its share of the batch too (Rajbhandari et al. 2020)."""
     tensor: Axis = 1
     """Shards of heads, MLP and vocabulary (Shoeybi et al. 2019)."""
+
+    @model_validator(mode="after")
+    def _one_open(self) -> "Mesh":
+        sizes = vars(self)
+        if 0 in sizes.values():
+            raise ValueError("an axis of 0 devices holds nothing; use 1, or -1 for what is left")
+        if list(sizes.values()).count(-1) > 1:
+            given = " ".join(f"{name}={size}" for name, size in sizes.items() if size == -1)
+            raise ValueError(f"{given}: only one axis may be -1")
+        return self
 
 
 class Lora(Section):
@@ -252,13 +129,17 @@ class Checkpoint(Section):
     """Keep the one with the lowest validation loss too."""
 
 
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class Log(Section):
     """What is written while training."""
 
     every: Count = 10
     """Steps per row of metrics.jsonl."""
     trackers: Annotated[
-        tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...], BeforeValidator(_many)
+        tuple[Tracker, ...],
+        BeforeValidator(many, json_schema_input_type=Tracker | tuple[Tracker, ...]),
     ] = ()
     """Where rows go besides metrics.jsonl."""
 
@@ -278,13 +159,21 @@ class Profile(Section):
     steps: Annotated[str, Field(pattern=r"^\d+:\d+$")] | None = None
     """`A:B` traces steps A to B, without B, into the run's `profile/`."""
 
+    @model_validator(mode="after")
+    def _forward(self) -> "Profile":
+        if window := vars(self)["steps"]:
+            first, last = map(int, window.split(":"))
+            if first >= last:
+                raise ValueError(f"steps={window} is empty; write the smaller step first")
+        return self
+
 
 class RunConfig(Section):
     """One run."""
 
     name: Name = "run"
     """Names the run; its folder is `runs/NAME` unless run_dir says otherwise."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Root of every random choice: weights, dropout, order of the data."""
     steps: Count | None = None
     """Updates in all."""
@@ -331,6 +220,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"batch={f['batch']} does not split into microbatches={f['microbatches']}; "
                 f"use a multiple of {f['microbatches']} or microbatches=1"
+            )
+        longest = vars(f["model"])["max_length"]
+        if longest and f["length"] > longest:
+            raise ValueError(
+                f"length={f['length']} is longer than model.max_length={longest}; "
+                f"use length={longest} or less"
             )
         return self
 
