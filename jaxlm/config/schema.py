@@ -97,8 +97,8 @@ class Mesh(Section):
     @model_validator(mode="after")
     def _one_open(self) -> "Mesh":
         sizes = vars(self)
-        if 0 in sizes.values():
-            raise ValueError("an axis of 0 devices holds nothing; use 1, or -1 for what is left")
+        if empty := [name for name, size in sizes.items() if size == 0]:
+            raise ValueError(f"{empty[0]}=0 holds no device; use 1, or -1 for what is left")
         if list(sizes.values()).count(-1) > 1:
             given = " ".join(f"{name}={size}" for name, size in sizes.items() if size == -1)
             raise ValueError(f"{given}: only one axis may be -1")
@@ -214,8 +214,10 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _one_run(self) -> "RunConfig":
         f = vars(self)
-        if (f["steps"] is None) == (f["epochs"] is None):
-            raise ValueError("give steps or epochs, one of them")
+        if f["steps"] is None and f["epochs"] is None:
+            raise ValueError("the run has no end; add steps=1000, or epochs=1")
+        if f["steps"] is not None and f["epochs"] is not None:
+            raise ValueError(f"steps={f['steps']} and epochs={f['epochs']:g} both end it; keep one")
         if f["batch"] % f["microbatches"]:
             raise ValueError(
                 f"batch={f['batch']} does not split into microbatches={f['microbatches']}; "

@@ -87,8 +87,9 @@ class ModelSpec(Section):
     """Share of activations dropped in training, after the embedding and before each residual."""
     init_scale: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of the initial weights; residual outputs are over sqrt(2 x layers)."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass computes again: nothing, all but matrix products, or every block."""
+    remat: Literal["none", "products", "full"] = "products"
+    """What the backward pass computes again: nothing; what lies between matrix products and
+    attention, which is nearly free; or every block."""
     attention: Literal["auto", "full", "chunked", "cudnn", "splash"] = "auto"
     """The attention kernel; auto is the fastest that is exact for this device and batch."""
     unroll: Count = 1

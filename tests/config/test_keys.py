@@ -1,0 +1,31 @@
+"""The configuration stays a page, and every key is documented and read."""
+
+import ast
+from pathlib import Path
+
+import jaxlm
+from jaxlm.config.keys import documented
+
+PACKAGE = Path(jaxlm.__file__).parent
+
+
+def test_the_configuration_stays_a_page():
+    counted = [key for key in documented() if not key.startswith("model.")]
+    assert len(counted) <= 75, counted
+
+
+def test_every_key_says_what_it_is():
+    bare = [key for key, field in documented().items() if not field.description]
+    assert [key for key in bare if not key.endswith(".type")] == []
+
+
+def test_every_key_is_read():
+    read = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "config" and path.name != "spec.py":
+            read |= {
+                n.attr
+                for n in ast.walk(ast.parse(path.read_text()))
+                if isinstance(n, ast.Attribute)
+            }
+    assert [key for key in documented() if key.rpartition(".")[2] not in read] == []
