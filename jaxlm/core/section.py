@@ -31,10 +31,12 @@ class Section(BaseModel):
         _read[id(self)] = set()
 
     def unread(self, prefix: str = "") -> list[str]:
-        """Dotted keys that were set and not read since `watch`. Defaults are never listed."""
+        """Dotted keys that were set, not to their default, and were not read since `watch`."""
         read = set(_read.get(id(self), ()))
         parts = dict(self._parts())
-        plain = self.model_fields_set - {name.split(".")[0] for name in parts}
+        fields, values = type(self).model_fields, vars(self)
+        plain = {name for name in self.model_fields_set if values[name] != fields[name].default}
+        plain -= {name.split(".")[0] for name in parts}
         found = [prefix + name for name in plain - read]
         for name, part in parts.items():
             found += part.unread(f"{prefix}{name}.")

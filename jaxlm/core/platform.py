@@ -1,0 +1,133 @@
+"""Where a run computes, decided before jax starts. Does not import jax."""
+
+import hashlib
+import os
+import platform as machine
+import stat
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jaxlm.core.errors import ConfigError
+
+DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+"""The GPU compiler's flags for equal bits run after run; both exist in jaxlib 0.10 to 0.12. Without
+the second, kernels are chosen by their speed of the day. An unknown flag would end the process."""
+
+_TPU_CHIPS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+_GOOGLE = "0x1ae0"
+_PLUGINS = {"gpu": ("jax-cuda13-plugin", "jax-cuda12-plugin"), "tpu": ("libtpu",)}
+_WANTS = {"gpu": "jaxlm[cuda13] (or jaxlm[cuda12] for drivers older than 580)", "tpu": "jaxlm[tpu]"}
+_NAMES = {"gpu": "NVIDIA GPU", "tpu": "TPU"}
+_JAX_NAMES = {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}
+
+
+def accelerators(root: Path = Path("/")) -> list[str]:
+    """Which of `gpu` and `tpu` the machine whose /dev and /sys lie under `root` has."""
+    found = []
+    windows = (root / "dev/dxg").exists() and (root / "usr/lib/wsl/lib/libcuda.so.1").exists()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    if not hidden and (windows or any((root / "dev").glob("nvidia[0-9]*"))):
+        found.append("gpu")
+    chips = (root / "sys/bus/pci/devices").glob("*/vendor")
+    if any(_text(v) == _GOOGLE and _text(v.with_name("device")) in _TPU_CHIPS for v in chips):
+        found.append("tpu")
+    return found
+
+
+def plugins(kind: str) -> dict[str, str]:
+    """Installed packages, with their versions, that let jax use a `gpu` or a `tpu`."""
+    return {name: version for name in _PLUGINS[kind] if (version := _version(name))}
+
+
+def choose_platform(
+    platform: str = "auto", *, deterministic: bool = False, root: Path = Path("/")
+) -> None:
+    """Make jax compute on `platform`: auto, cpu, gpu or tpu.
+
+    Sets JAX_PLATFORMS, so that an accelerator that does not start is an error and never a silent
+    fall to the CPU, and the compiler's flags when `deterministic`. With auto, a JAX_PLATFORMS that
+    is set already is obeyed. Raises ConfigError for an accelerator that is absent, or that is here
+    while its package is not.
+    """
+    given = os.environ.get("JAX_PLATFORMS", "")
+    if platform == "auto" and given:
+        chosen = "gpu" if "cuda" in given or "gpu" in given else ""
+    else:
+        here = accelerators(root)
+        chosen = platform if platform != "auto" else next(iter(here), "")
+        if chosen in _PLUGINS:
+            _check(chosen, here)
+        if chosen:
+            _configure("jax_platforms", _JAX_NAMES.get(chosen, chosen))
+    if deterministic and chosen == "gpu":
+        flags = os.environ.get("XLA_FLAGS", "")
+        new = [flag for flag in DETERMINISTIC if flag.partition("=")[0] not in flags]
+        os.environ["XLA_FLAGS"] = " ".join([*filter(None, [flags]), *new])
+
+
+def use_compile_cache() -> Path | None:
+    """Keep compiled programs in the user's own cache, and return where; None when that is unsafe.
+
+    Whoever can write there can run code in our process, so the folder is 0700 and ours. Programs
+    for a CPU fit that CPU alone, so the name holds its features: home folders are often shared.
+    """
+    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(given)
+    folder = compile_cache()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            return None
+        folder.chmod(0o700)
+        if not os.access(folder, os.W_OK):
+            return None
+    except OSError:
+        return None  # a read-only home: the run is slower to start, and no worse
+    _configure("jax_compilation_cache_dir", str(folder))
+    return folder
+
+
+def compile_cache() -> Path:
+    """The folder of compiled programs for this user, this jaxlib and this kind of CPU."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache"
+    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    kind = f"{_version('jaxlib')} {machine.machine()} {features}"
+    return Path(caches) / "jaxlm" / f"compiled-{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
+
+
+def _check(chosen: str, here: list[str]) -> None:
+    if chosen not in here:
+        raise ConfigError(
+            f"platform={chosen}", f"this machine shows no {_NAMES[chosen]}; use platform=cpu"
+        )
+    if not plugins(chosen):
+        raise ConfigError(
+            "platform",
+            f"this machine has {_NAMES[chosen]} hardware, but jax is installed for the CPU alone; "
+            f"install {_WANTS[chosen]}, or write platform=cpu",
+        )
+
+
+def _configure(option: str, value: str) -> None:
+    os.environ[option.upper()] = value
+    jax: Any = sys.modules.get("jax")
+    if jax is not None:  # it has read the environment already
+        jax.config.update(option, value)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
