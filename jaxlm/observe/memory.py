@@ -1,0 +1,48 @@
+"""How much memory the devices of this process use."""
+
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+
+def bytes_in_use(devices: Sequence[Any] | None = None) -> int:
+    """Bytes now in use on the fullest device of this process.
+
+    Where devices do not count (the CPU), the resident memory of this process.
+    """
+    return _fullest("bytes_in_use", devices) or _resident()
+
+
+def peak_bytes(devices: Sequence[Any] | None = None) -> int:
+    """Most bytes in use so far on the fullest device of this process: what must fit.
+
+    Where devices do not count (the CPU), the most resident memory of this process.
+    """
+    return _fullest("peak_bytes_in_use", devices) or _most_resident()
+
+
+def byte_limit(devices: Sequence[Any] | None = None) -> int | None:
+    """Bytes that a device of this process may use; None where devices do not say."""
+    return _fullest("bytes_limit", devices) or None
+
+
+def _fullest(name: str, devices: Sequence[Any] | None) -> int:
+    chosen = jax.local_devices() if devices is None else devices
+    return max((int((device.memory_stats() or {}).get(name, 0)) for device in chosen), default=0)
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # no /proc: the most so far is the closest figure
+        return _most_resident()
+
+
+def _most_resident() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,165 @@
+"""`report.html`: one page with the curves of a run, its facts and its config.
+
+The page asks nothing of any other place: the numbers are JSON in it, its script draws them, and its
+Content-Security-Policy names the digests of the one script and the one style sheet it may use. This
+file imports no jax.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from jaxlm.observe import metrics, record, words
+from jaxlm.observe.curves import charts, marks
+from jaxlm.observe.metrics import Row
+
+FILE = "report.html"
+_PAGE = Path(__file__).parent / "page"
+
+
+def write(run_dir: str | os.PathLike[str]) -> Path:
+    """Write the report into a run's folder and return its path. Works while the run goes on.
+
+    Raises DataError when the folder has no metrics.jsonl or a damaged one.
+    """
+    folder = Path(run_dir)
+    rows = metrics.read(folder)
+    past = record.read(folder)
+    config = folder / "config.yaml"
+    text = config.read_text(errors="replace") if config.exists() else ""
+    path = folder / FILE
+    metrics.replace(path, page(folder.resolve().name, rows, past, text).encode())
+    return path
+
+
+def page(name: str, rows: Sequence[Row], past: record.Record, config: str) -> str:
+    """The page as text. rows: of metrics.jsonl; past: of record.json, may be empty."""
+    starts = past.get("starts", [])
+    resumes = [start["step"] for start in starts[1:]]
+    data = {"charts": charts(rows), **marks(rows), "resumes": resumes}
+    script, style = ((_PAGE / f"page.{kind}").read_text() for kind in ("js", "css"))
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    status = str(past.get("status", "unknown"))
+    return Template((_PAGE / "page.html").read_text()).substitute(
+        name=html.escape(name),
+        policy=html.escape(policy),
+        style=style,
+        script=script,
+        status=html.escape(status),
+        tone=status if status in ("running", "done", "stopped", "unknown") else "failed",
+        tiles="".join(_tile(*tile) for tile in _tiles(rows, starts)),
+        facts="".join(_line(*fact) for fact in _facts(rows, past)),
+        starts="".join(_start(start) for start in starts),
+        config=html.escape(config or "no config.yaml in this folder"),
+        data=_json(data),
+    )
+
+
+def _tiles(rows: Sequence[Row], starts: Sequence[Any]) -> list[tuple[str, str, str]]:
+    """(label, figure, what to know about it) of the figures on top."""
+    last = max((row["step"] for row in rows), default=0)
+    goal = starts[-1]["steps"] if starts else last
+    validation = _finite(rows, "validation_loss")
+    best = min(validation, key=lambda pair: pair[1], default=None)
+    bits = _finite(rows, "validation_bits_per_byte")
+    loss, tokens = _finite(rows, "loss"), _finite(rows, "tokens")
+    speeds = [value for _, value in _finite(rows, "tokens_per_second")]
+    return [
+        ("steps", f"{last:,}", f"of {goal:,}"),
+        ("training loss", *_newest(loss)),
+        (
+            "validation loss",
+            _newest(validation)[0],
+            f"best {best[1]:.4f} at {best[0]:,}" if best else "",
+        ),
+        ("bits per byte", *_newest(bits)),
+        ("tokens", words.count(tokens[-1][1]) if tokens else "-", "trained on"),
+        ("tokens per second", words.count(statistics.median(speeds)) if speeds else "-", "median"),
+    ]
+
+
+def _facts(rows: Sequence[Row], past: record.Record) -> list[tuple[str, str]]:
+    """(name, value) of what the table lists."""
+    seconds = sum(value for _, value in _finite(rows, "seconds"))
+    perplexity = _finite(rows, "validation_perplexity")
+    memory = [value for _, value in _finite(rows, "memory_bytes")]
+    skipped = [value for _, value in _finite(rows, "skipped")]
+    devices, versions = past.get("devices", {}), past.get("versions", {})
+    mesh = " x ".join(f"{axis}={size}" for axis, size in devices.get("mesh", {}).items())
+    facts = [
+        ("time in training", words.duration(seconds)),
+        ("validation perplexity", f"{perplexity[-1][1]:.4g}" if perplexity else "-"),
+        ("model FLOP utilization", _utilization(rows)),
+        ("most memory", words.size(max(memory)) if memory else "-"),
+        ("steps skipped", f"{skipped[-1]:.0f}" if skipped else "0"),
+    ]
+    if devices:
+        facts += [
+            (
+                "devices",
+                f"{devices['count']} x {devices['kind']}, {devices['processes']} processes",
+            ),
+            ("mesh", mesh),
+            ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ]
+    for part in ("model", "code", "digests", "environment"):
+        facts += [(f"{part}: {key}", _text(value)) for key, value in past.get(part, {}).items()]
+    return facts
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _utilization(rows: Sequence[Row]) -> str:
+    shares = [value for _, value in _finite(rows, "mfu")]
+    if not shares:
+        return "not known: no peak is listed for this device"
+    return f"{statistics.median(shares):.1%}, median"
+
+
+def _finite(rows: Sequence[Row], name: str) -> list[tuple[int, float]]:
+    """(step, number) of a column, where it is one."""
+    pairs: list[tuple[int, Any]] = [(row["step"], row.get(name)) for row in rows]
+    return [(step, y) for step, y in pairs if type(y) in (int, float) and math.isfinite(y)]
+
+
+def _newest(pairs: list[tuple[int, float]]) -> tuple[str, str]:
+    return (f"{pairs[-1][1]:.4f}", f"at {pairs[-1][0]:,}") if pairs else ("-", "")
+
+
+def _tile(label: str, figure: str, note: str) -> str:
+    inside = (html.escape(text) for text in (label, figure, note))
+    return "<div class=tile><span>{}</span><b>{}</b><small>{}</small></div>".format(*inside)
+
+
+def _line(name: str, value: str) -> str:
+    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+
+
+def _start(start: dict[str, Any]) -> str:
+    end = start.get("ended", "-"), start.get("last_step", "-")
+    cells = (start["time"], start["step"], *end, "; ".join(start["differences"]) or "-")
+    return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+
+
+def _json(data: Any) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _digest(text: str) -> str:
+    """As Content-Security-Policy names an inline script or style sheet."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
