@@ -129,22 +129,22 @@ def _wrong(error: Any, route: Route) -> str:
     if kind == "missing":
         return _missing(route)
     if kind in _RANGES:
-        return f"{key} must be {_RANGES[kind].format(**context)}, not {_shown(value)}"
+        return f"{key} must be {_RANGES[kind].format(**context)}, not {shown(value)}"
     if kind in ("literal_error", "union_tag_invalid"):
         expected = context.get("expected") or context["expected_tags"]
         value = context.get("tag", value)
         near = difflib.get_close_matches(str(value), re.findall(r"'(.+?)'", expected), n=1)
         advice = f"; did you mean {near[0]}?" if near else ""
-        return f"{key} must be {expected}, not {_shown(value)}{advice}"
+        return f"{key} must be {expected}, not {shown(value)}{advice}"
     if kind in ("model_type", "model_attributes_type"):
-        return f"{key} must be a section of keys, not {_shown(value)}{_instead(route, value)}"
+        return f"{key} must be a section of keys, not {shown(value)}{_instead(route, value)}"
     if kind == "too_short":
         return f"{key} is empty; write at least one"
     if kind == "string_pattern_mismatch":
-        return f"{key} must match {context['pattern']}, not {_shown(value)}"
+        return f"{key} must match {context['pattern']}, not {shown(value)}"
     if kind in _EXPECTED:
-        return f"{key} must be {_EXPECTED[kind]}, not {_shown(value)}{_retype(kind, value)}"
-    return f"{key}: {error['msg']}, not {_shown(value)}"
+        return f"{key} must be {_EXPECTED[kind]}, not {shown(value)}{_retype(kind, value)}"
+    return f"{key}: {error['msg']}, not {shown(value)}"
 
 
 def _missing(route: Route) -> str:
@@ -181,7 +181,8 @@ def _retype(kind: str, value: Any) -> str:
     return ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a message shows it, in at most 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)

@@ -1,0 +1,328 @@
+"""The verbs of `jaxlm`, and the way out: one line and a documented exit code.
+
+What needs jax, numpy or pydantic is imported inside the verb that needs it, so that --help answers
+at once.
+"""
+
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from jaxlm import __version__
+from jaxlm.core import errors
+from jaxlm.core.errors import JaxlmError
+
+EXIT_CODES = (
+    "Exit codes: 0 done, or nothing left to do; 1 internal error; 2 configuration or command line; "
+    "3 data; 4 checkpoint, weights, owned run or failed verification; 5 numeric; 6 cluster; "
+    "7 storage; 8 out of memory; 75 stopped by a signal and saved, run again to continue; "
+    "124 watchdog; 130 interrupted twice. --debug anywhere on the line shows the traceback."
+)
+
+app = typer.Typer(
+    name="jaxlm",
+    help="Pretrain and fine-tune language models with JAX.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show and compare configurations.", no_args_is_help=True)
+checkpoint_app = typer.Typer(help="Look into a run's checkpoints.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at the data as the model sees it.", no_args_is_help=True)
+app.add_typer(config_app, name="config", epilog=EXIT_CODES)
+app.add_typer(checkpoint_app, name="checkpoint", epilog=EXIT_CODES)
+app.add_typer(data_app, name="data", epilog=EXIT_CODES)
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG | KEY=VALUE",
+        help="A YAML file, a run's folder or a preset's name; then keys that change it, "
+        "for example optimizer.learning_rate=1e-4.",
+        show_default=False,
+    ),
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, for example runs/run.")]
+Platform = Annotated[str, typer.Option(help="auto, cpu, gpu or tpu.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"jaxlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options that belong to no verb."""
+
+
+@app.command(epilog=EXIT_CODES)
+def train(
+    arguments: Arguments = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="On resume, a key or section that may differ from the run's own, "
+            "besides steps, log, checkpoint and evaluate. May be given again.",
+        ),
+    ] = None,
+) -> int:
+    """Train a model. Run the same line again to continue where it stopped."""
+    from jaxlm.config.load import load
+
+    config = load(*_split(arguments))
+    _start(config.platform, config.deterministic)
+    from jaxlm.training import loop
+
+    return loop.train(config, allow_change=tuple(allow_change or ()))
+
+
+@app.command(epilog=EXIT_CODES)
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="The text to continue.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this share.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="Sample from this many likeliest tokens; 0 from all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Root of the sampling.")] = 0,
+    platform: Platform = "auto",
+) -> None:
+    """Continue a prompt with a trained model, writing as it goes."""
+    _start(platform)
+    from jaxlm.inference import model
+
+    loaded = model.load(run)
+    print(prompt, end="", flush=True)
+    for piece in loaded.stream(
+        prompt,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+    ):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command("eval", epilog=EXIT_CODES)
+def evaluate(
+    run: Run,
+    batches: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most batches to score; the run's evaluate.batches by default."),
+    ] = None,
+    platform: Platform = "auto",
+) -> None:
+    """Score a run's newest checkpoint on its validation data."""
+    _start(platform)
+    from jaxlm.training.evaluate import evaluate_run
+
+    for name, value in evaluate_run(run, batches).items():
+        print(f"{name} {value:.6g}")
+
+
+@app.command(epilog=EXIT_CODES)
+def doctor() -> int:
+    """Check versions, devices, drivers, disk and caches, and say what to do about each finding."""
+    from jaxlm.observe.doctor import doctor
+
+    return doctor()
+
+
+@app.command(epilog=EXIT_CODES)
+def report(run: Run) -> None:
+    """Write one self-contained HTML page with the curves of a run."""
+    from jaxlm.observe import report
+
+    print(report.write(run))
+
+
+@config_app.command("show", epilog=EXIT_CODES)
+def config_show(arguments: Arguments = None) -> None:
+    """Print the whole configuration of a run as YAML, itself a valid file."""
+    from jaxlm.config.load import dump, load
+
+    print(dump(load(*_split(arguments))), end="")
+
+
+@config_app.command("schema", epilog=EXIT_CODES)
+def config_schema() -> None:
+    """Print the JSON schema of a configuration, for completion in an editor."""
+    import json
+
+    from jaxlm.config.load import schema
+
+    print(json.dumps(schema(), indent=2))
+
+
+@config_app.command("diff", epilog=EXIT_CODES)
+def config_diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A file, a run or a preset.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="A file, a run or a preset.")],
+) -> None:
+    """Print the keys in which two configurations differ."""
+    from jaxlm.config.explain import shown
+    from jaxlm.config.load import changes, load
+
+    for key, before, after in changes(load(old), load(new)):
+        print(f"{key}: {shown(before)} -> {shown(after)}")
+
+
+@checkpoint_app.command("list", epilog=EXIT_CODES)
+def checkpoint_list(run: Run) -> None:
+    """Print a line per checkpoint: step, date, size, score and digest."""
+    from jaxlm.checkpoint import inspect
+
+    inspect.manifest(f"{run}/checkpoints")  # a run without checkpoints is an error
+    print(inspect.table(f"{run}/checkpoints"))
+
+
+@checkpoint_app.command("digest", epilog=EXIT_CODES)
+def checkpoint_digest(run: Run) -> None:
+    """Print STEP DIGEST of the newest checkpoint: equal for bit-equal runs on any mesh."""
+    from jaxlm.checkpoint import inspect
+
+    step, digest = inspect.digest(f"{run}/checkpoints")
+    print(step, digest)
+
+
+@checkpoint_app.command("verify", epilog=EXIT_CODES)
+def checkpoint_verify(
+    run: Run,
+    step: Annotated[int | None, typer.Option(help="The step; the newest by default.")] = None,
+) -> None:
+    """Read a checkpoint whole and compare every file and tensor with its digest."""
+    _start("cpu")
+    from jaxlm.checkpoint import inspect
+
+    found = inspect.verify(f"{run}/checkpoints", step)
+    for problem in found.problems:
+        print(f"step {found.step}: {problem}")
+    if found.problems:
+        raise errors.CheckpointError(
+            f"{run}/checkpoints/{found.step}",
+            f"{found.problems[0]}; delete the folder, and the run continues from the one before",
+        )
+    print(f"step {found.step}: {found.tensors} tensors, {found.nbytes} bytes, all as saved")
+
+
+@data_app.command("inspect", epilog=EXIT_CODES)
+def data_inspect(
+    arguments: Arguments = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many to print.")] = 3,
+) -> None:
+    """Print rows of the training data as the model will see them, trained tokens colored."""
+    from jaxlm.config.load import load
+    from jaxlm.data.inspect import inspect
+
+    inspect(load(*_split(arguments)), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command line and leave with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = run([word for word in given if word != "--debug"], debug="--debug" in given)
+    distributed = sys.modules.get("jaxlm.core.distributed")
+    if code and distributed is not None and distributed.count() > 1:
+        distributed.exit_now(code)  # the orderly way out would wait for the other processes
+    sys.exit(code)
+
+
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run one command line, print what went wrong as one line, and return the exit code."""
+    terminal = sys.stdout
+    try:
+        code = app(args=arguments, prog_name="jaxlm", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else errors.DONE
+    except (BrokenPipeError, SystemExit) as left:
+        # typer replaces stdout and exits when the reader of a pipe has gone
+        if isinstance(left, SystemExit) and sys.stdout is terminal:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.fileno())
+        return errors.DONE  # the reader has seen enough, as in `jaxlm config show | head`
+    except (KeyboardInterrupt, typer.Abort):
+        print("jaxlm: error: interrupted", file=sys.stderr)
+        return errors.INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        found = _known(error)
+        if found.what:  # without a verb, the help has been shown instead
+            print(f"jaxlm: error: {' '.join(str(found).split())}", file=sys.stderr)
+        return found.code
+
+
+def _known(error: Exception) -> JaxlmError:
+    """The same error with its exit code, as far as it can be told from outside."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, JaxlmError):
+        return error
+    if isinstance(error, typer.TyperException):
+        return _usage(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        advice = "use a smaller batch, more microbatches, or model.remat=full"
+        return errors.OutOfMemoryError("memory", f"{text or 'the host has no more'}; {advice}")
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+    if isinstance(error, OSError) and error.errno in full:
+        where = str(error.filename or "disk")
+        return errors.StorageError(where, f"{error.strerror}; free it, or write elsewhere")
+    if "Unable to initialize backend" in text:
+        return errors.ConfigError("platform", f"{text}; run `jaxlm doctor`, or use platform=cpu")
+    kind = type(error).__name__
+    return JaxlmError("internal", f"{kind}: {text}; run again with --debug for the traceback")
+
+
+def _usage(error: typer.TyperException) -> JaxlmError:
+    """A wrong verb, option or argument, with what was probably meant."""
+    text = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    where = context.command_path.partition(" ")[2] if context else ""
+    option = getattr(error, "option_name", "").lstrip("-").replace("-", "_")
+    if "No such option" in text:
+        from jaxlm.config.keys import documented
+
+        text = text.replace(" (Possible options: ", "; did you mean ").replace(")", "?")
+        if option in {key.partition(".")[0] for key in documented()} or "." in option:
+            text = f"no such option --{option}; keys have no dashes: write {option}=VALUE"
+    text = re.sub(r"\. Did you mean '(.+)'\?", r"; did you mean \1?", text)
+    return errors.ConfigError(where or "command line", text[:1].lower() + text[1:])
+
+
+def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """The configuration and the overrides on a command line."""
+    given = arguments or []
+    file = given[0] if given and "=" not in given[0] else None
+    overrides = given[1:] if file else given
+    for word in overrides:
+        if "=" not in word:
+            raise errors.ConfigError(
+                "command line", f"{word!r} is not KEY=VALUE; one CONFIG comes first, then keys"
+            )
+    return file, overrides
+
+
+def _start(platform: str, deterministic: bool = False) -> None:
+    """Choose where jax computes and where it keeps compiled programs, before it is imported."""
+    from jaxlm.core.platform import choose_platform, use_compile_cache
+
+    choose_platform(platform, deterministic=deterministic)
+    use_compile_cache()
