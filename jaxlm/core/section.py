@@ -1,11 +1,12 @@
 """The base of every part of a configuration: frozen, strict, and aware of which keys were read."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-_read: dict[int, set[str]] = {}  # id of a watched section -> the fields read since
+# id of a watched section -> the section, which keeps its id its own, and the fields read since
+_read: dict[int, tuple["Section", set[str]]] = {}
 
 
 class Section(BaseModel):
@@ -20,19 +21,26 @@ class Section(BaseModel):
     )
 
     def __getattribute__(self, name: str) -> Any:
-        if (fields := _read.get(id(self))) is not None:
-            fields.add(name)
+        if (watched := _read.get(id(self))) is not None:
+            watched[1].add(name)
         return super().__getattribute__(name)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values; what is read of it counts as read of this one."""
+        copy = super().model_copy(update=update, deep=deep)
+        if (watched := _read.get(id(self))) is not None:
+            _read[id(copy)] = (copy, watched[1])
+        return copy
 
     def watch(self) -> None:
         """Start to remember which fields are read, here and in every part below."""
         for _, part in self._parts():
             part.watch()
-        _read[id(self)] = set()
+        _read[id(self)] = (self, set())
 
     def unread(self, prefix: str = "") -> list[str]:
         """Dotted keys that were set, not to their default, and were not read since `watch`."""
-        read = set(_read.get(id(self), ()))
+        read = set(_read[id(self)][1]) if id(self) in _read else set()
         parts = dict(self._parts())
         fields, values = type(self).model_fields, vars(self)
         plain = {name for name in self.model_fields_set if values[name] != fields[name].default}

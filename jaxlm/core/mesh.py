@@ -1,0 +1,137 @@
+"""The device mesh, and the table from logical axes to mesh axes.
+
+Meshes are Auto: the compiler propagates shardings, and `Layout.constrain` pins the few that it must
+not choose. More axes (sequence, expert, stage) are a name in AXES and a row in RULES.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxlm.core import tree
+from jaxlm.core.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("batch", ("data", "fsdp")),
+    ("embed", ("fsdp",)),
+    ("heads", ("tensor",)),
+    ("kv_heads", ("tensor",)),
+    ("mlp", ("tensor",)),
+    ("vocab", ("tensor",)),
+    ("layers", ()),
+    ("length", ()),
+    ("head_dim", ()),
+    ("rank", ()),
+    ("norm", ()),
+)
+"""Logical axis -> the mesh axes it is split over, outermost first."""
+
+AxesTable = Sequence[tuple[str, tuple[str, ...]]]
+
+
+def make_mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over `devices` (all of them by default) with one size per name in AXES.
+
+    One size may be -1: what is left. Raises ConfigError when the sizes do not give the number of
+    devices, naming sizes that would.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = [sizes.get(axis, 1) for axis in AXES]
+    if 0 in shape or shape.count(-1) > 1:
+        raise ConfigError("mesh", f"{sizes}: sizes are positive, and one of them may be -1")
+    known = int(np.prod([size for size in shape if size != -1]))
+    if -1 in shape and len(devices) % known == 0:
+        shape[shape.index(-1)] = len(devices) // known
+    if int(np.prod(shape)) != len(devices):
+        fits = {"data": 1, "fsdp": len(devices), "tensor": 1}
+        given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        raise ConfigError(
+            "mesh",
+            f"{given} does not give the {len(devices)} devices here; "
+            f"use fsdp=-1, or sizes whose product is {len(devices)} such as {fits}",
+        )
+    return jax.make_mesh(tuple(shape), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where arrays lie: logical axis names to mesh axes. An unknown name or a wrong rank raises."""
+
+    mesh: Mesh
+    rules: tuple[tuple[str, tuple[str, ...]], ...] = RULES
+
+    def size(self, axis: str) -> int:
+        """Number of shards of a logical axis."""
+        return int(np.prod([self.mesh.shape[name] for name in dict(self.rules)[axis]], dtype=int))
+
+    def spec(self, axes: Sequence[str | None]) -> P:
+        """The PartitionSpec of an array whose dimensions carry these logical axes (None: whole)."""
+        rules, taken, parts = dict(self.rules), set(), []
+        for axis in axes:
+            if axis is not None and axis not in rules:
+                raise ValueError(f"unknown logical axis {axis!r}; known are {', '.join(rules)}")
+            names = () if axis is None else rules[axis]
+            if taken & set(names):
+                raise ValueError(f"axes {tuple(axes)} put two dimensions on one mesh axis")
+            taken |= set(names)
+            parts.append(names if len(names) > 1 else names[0] if names else None)
+        return P(*parts)
+
+    def sharding(self, axes: Sequence[str | None]) -> NamedSharding:
+        """The sharding of an array with these logical axes; `()` is replicated."""
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """Pin the sharding of an activation; the identity on one device."""
+        if len(axes) != x.ndim:
+            raise ValueError(f"{len(axes)} axes {axes} for an array of shape {x.shape}")
+        if self.mesh.size == 1:
+            return x
+        return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+
+    def shardings(self, shapes: Any, table: AxesTable) -> Any:
+        """Shardings of parameters, or of any tree whose paths end in a parameter's name.
+
+        shapes: a tree of arrays or ShapeDtypeStructs. table: name suffix (a regular expression) ->
+        logical axes; a name with `blocks/` has the axis `layers` before them. A leaf whose rank is
+        another than its row's (Adafactor's rows and columns, counters) is replicated, and so is a
+        dimension that does not divide; heads, mlp and vocab that do not are refused beforehand.
+        """
+
+        def one(name: str, leaf: Any) -> NamedSharding:
+            axes = logical_axes(name, table)
+            if axes is None or len(axes) != leaf.ndim:
+                return self.sharding(())
+            fits = [
+                axis if leaf.shape[i] % self.size(axis) == 0 else None
+                for i, axis in enumerate(axes)
+            ]
+            return self.sharding(fits)
+
+        return tree.map_named(one, shapes)
+
+    def placed(self, shapes: Any, table: AxesTable) -> Any:
+        """The same tree as ShapeDtypeStructs that carry their shardings."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            self.shardings(shapes, table),
+        )
+
+
+def logical_axes(name: str, table: AxesTable) -> tuple[str, ...] | None:
+    """The logical axes of the parameter that `name` ends in; None when no row matches."""
+    rows = [axes for suffix, axes in table if re.search(rf"(^|/){suffix}$", name)]
+    if len(rows) > 1:
+        raise ValueError(f"{name} matches {len(rows)} rows of the axes table")
+    if not rows:
+        return None
+    return ("layers", *rows[0]) if "blocks/" in name else rows[0]

@@ -1,0 +1,104 @@
+"""A run directory opened to be used: its configuration, tokenizer, architecture and parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.checkpoint import inspect
+from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.config.load import load as load_config
+from jaxlm.config.schema import RunConfig
+from jaxlm.core import tree
+from jaxlm.core.errors import CheckpointError
+from jaxlm.core.mesh import Layout
+from jaxlm.core.tree import Params
+from jaxlm.models import lora
+from jaxlm.models.axes import AXES
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import param_shapes
+from jaxlm.text import tokenizer as tokenizers
+from jaxlm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory says of itself."""
+
+    folder: Path
+    config: RunConfig
+    tokenizer: Tokenizer
+    spec: ModelSpec
+
+
+def open_run(folder: str | Path) -> Run:
+    """Raises CheckpointError when `folder` is not a run directory."""
+    path = Path(folder)
+    if not (path / "config.yaml").is_file() or not (path / "tokenizer").is_dir():
+        raise CheckpointError(str(path), "is not a run: it has no config.yaml and tokenizer/")
+    config = load_config(str(path / "config.yaml"), [])
+    tokenizer = tokenizers.load(path / "tokenizer")
+    spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
+    return Run(path, config, tokenizer, spec)
+
+
+def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:
+    """Every parameter of a run, adapters included, as ShapeDtypeStructs with shardings."""
+    base = param_shapes(spec, layout, jnp.dtype(config.param_dtype))
+    return layout.placed(jax.eval_shape(partial(adapted, config, layout), base), AXES)
+
+
+def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
+    """`params` with the adapters that the configuration asks for."""
+    if not config.lora.rank:
+        return params
+    return lora.add(
+        params,
+        layout,
+        jax.random.fold_in(jax.random.key(config.seed), 1),
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        targets=config.lora.targets,
+    )
+
+
+def load_params(
+    run: Run, layout: Layout, step: int | None = None, warn: Callable[[str], None] = print
+) -> tuple[int, Params]:
+    """(step, every parameter) of the newest good checkpoint, or of `step`.
+
+    A frozen base that the checkpoint only names is read from the run it came from, whose digest
+    must be the one that was named. Raises CheckpointError.
+    """
+    want = shapes(run.config, run.spec, layout)
+    checkpoints = Checkpoints(run.folder / "checkpoints", warn=warn)
+    if not run.config.init:
+        step, params, _, _ = checkpoints.restore(want, None, step)
+        return step, params
+    mask = tree.select(want, run.config.trainable)
+    live, _ = tree.partition(want, mask)
+    step, live, _, meta = checkpoints.restore(live, None, step)
+    base = base_params(run.config.init, layout, meta["base"], warn)
+    _, frozen = tree.partition(adapted(run.config, layout, base), mask)
+    return step, tree.combine(live, frozen)
+
+
+def base_params(
+    folder: str, layout: Layout, named: dict[str, str | int] | None, warn: Callable[[str], None]
+) -> Params:
+    """The parameters of the run that another started from; `named` is `base_name` of it then."""
+    step, params = load_params(open_run(folder), layout, named and int(named["step"]), warn)
+    if named and (found := base_name(folder, step)) != named:
+        raise CheckpointError(
+            folder, f"is not the base that was trained on: {found['digest']}, not {named['digest']}"
+        )
+    return params
+
+
+def base_name(folder: str, step: int) -> dict[str, str | int]:
+    """What a checkpoint says of the base that it does not hold: its step and digest."""
+    found = inspect.manifest(Path(folder) / "checkpoints", step)
+    return {"step": step, "digest": found.digest}

@@ -1,0 +1,134 @@
+"""The parts of a block: dense products, norms, rotary positions, the MLP, dropout.
+
+Parameters are stored in their own type and cast where they are used; norms and softmax are float32.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+
+from jaxlm.models.products import dense
+from jaxlm.models.spec import Norm, Rope
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+class Dense(nn.Module):
+    """x [..., *inputs] -> [..., *outputs], with a LoRA adapter when its leaves are in the dict.
+
+    `lora_a` [*inputs, R], `lora_b` [R, *outputs] and `lora_scale` [] beside `kernel` add
+    `scale * (x A) B` on the activation path (Hu et al. 2021, eq. 3): structure is the switch, so
+    swapping an adapter is passing other arrays.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    dtype: DTypeLike
+    bias: bool = False
+    scale: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = self.inputs + self.outputs
+        kernel = self.param("kernel", nn.initializers.normal(self.scale), shape)
+        y = self._product(x, kernel, len(self.inputs))
+        if self.has_variable("params", "lora_a"):
+            a, b, s = (self.get_variable("params", f"lora_{k}") for k in ("a", "b", "scale"))
+            y += self._product(self._product(x, a, len(self.inputs)), b, 1) * s.astype(self.dtype)
+        if self.bias:
+            y += self.param("bias", nn.initializers.zeros, self.outputs).astype(self.dtype)
+        return y
+
+    def _product(self, x: Array, kernel: Array, contracted: int) -> Array:
+        y = dense(x.astype(self.dtype), kernel.astype(self.dtype), contracted)
+        return checkpoint_name(y, "product")
+
+
+class Normalize(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019, eq. 4) or LayerNorm (Ba et al. 2016, eq. 3) over D."""
+
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[-1:]
+        y = x.astype(jnp.float32)
+        if self.norm.type == "layer":
+            y -= y.mean(-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.norm.eps)
+        y *= self.param("scale", nn.initializers.ones, width).astype(jnp.float32)
+        if self.norm.type == "layer":
+            y += self.param("bias", nn.initializers.zeros, width).astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+class Mlp(nn.Module):
+    """x [B, L, D] -> [B, L, D] through F hidden units, gated (Shazeer 2020, eq. 6) or plain."""
+
+    hidden: int
+    activation: str
+    gated: bool
+    bias: bool
+    dtype: DTypeLike
+    scale: float
+    out_scale: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        embed, act = x.shape[-1], ACTIVATIONS[self.activation]
+
+        def up(name: str) -> Array:
+            dense = Dense((embed,), (self.hidden,), self.dtype, self.bias, self.scale, name=name)
+            return dense(x)
+
+        hidden = act(up("gate")) * up("up") if self.gated else act(up("up"))
+        down = Dense((self.hidden,), (embed,), self.dtype, self.bias, self.out_scale, name="down")
+        return down(hidden)
+
+
+def rotary(positions: Array, head_dim: int, rope: Rope) -> tuple[Array, Array]:
+    """Cosines and sines [B, L, H/2], float32, for int positions [B, L].
+
+    Su et al. 2021, eq. 34; wave lengths stretched as in Grattafiori et al. 2024 for `llama3`.
+    """
+    frequency = rope.theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if rope.scaling == "llama3":
+        turns = rope.original_length * frequency / (2 * math.pi)  # over the trained length
+        low, high = rope.low_freq_factor, rope.high_freq_factor
+        kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+        frequency = frequency * (kept + (1 - kept) / rope.factor)
+    angle = positions.astype(jnp.float32)[..., None] * frequency[None, None, :]
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
+    """x [B, L, N, H] turned by its position; halves are pairs, as Hugging Face lays them out."""
+    cos, sin = (t[:, :, None, :].astype(x.dtype) for t in turn)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def dropout(x: Array, rate: float, keys: Array | None, site: Array | int) -> Array:
+    """Drop a share `rate` of x [B, ...] and rescale; `keys` [B], one per row, None drops nothing.
+
+    A row's noise depends on its own key and the site alone, so it does not change with the
+    number of microbatches or devices.
+    """
+    if keys is None or rate == 0.0:
+        return x
+
+    def row(key: Array) -> Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, site), 1 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(row)(keys), x / (1 - rate), jnp.zeros((), x.dtype))

@@ -1,0 +1,35 @@
+"""What an objective is: a batch to sums. Everything reported is a sum, so it adds across
+microbatches and devices and is divided once.
+
+Batch = dict of arrays [B, L]: tokens, targets, segments, positions (int32), weights (float32).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jax import Array
+
+if TYPE_CHECKING:
+    from jaxlm.models.transformer import Forward
+
+Batch = dict[str, Array]
+
+
+class Sums(NamedTuple):
+    """Totals over the tokens of a batch. The step differentiates loss plus every auxiliary."""
+
+    loss: Array
+    """The pure objective, summed over weighted tokens."""
+    weight: Array
+    """What loss and the others are divided by, once, when everything is added up."""
+    auxiliary: dict[str, Array]
+    """Terms that are added to the loss, already weighted, each reported under its own name."""
+    extra: dict[str, Array]
+    """Sums that are only reported."""
+
+
+class Objective(NamedTuple):
+    """One way to learn. `loss` is pure and runs on the device."""
+
+    loss: Callable[["Forward", dict[str, Any], Batch, Array | None], Sums]
+    """(forward, params, batch, a key per row or None) -> sums. No key: evaluation."""

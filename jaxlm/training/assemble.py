@@ -1,0 +1,201 @@
+"""From a configuration to the parts of a run: tokenizer, data, mesh, network, optimizer, keeper."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.config.schema import RunConfig
+from jaxlm.core import distributed, tree
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.mesh import AXES as MESH_AXES
+from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.core.tree import Params
+from jaxlm.data.pipeline import Dataset, open_data, training_texts
+from jaxlm.inference.run import shapes
+from jaxlm.models.axes import AXES
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import make_forward
+from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.observe import flops
+from jaxlm.observe.progress import Progress
+from jaxlm.text import tokenizer as tokenizers
+from jaxlm.text.tokenizer import Tokenizer
+from jaxlm.text.train import train as train_tokenizer
+from jaxlm.training import optim
+from jaxlm.training.evaluate import Score, compute_dtype, make_score
+from jaxlm.training.resume import steps_of
+from jaxlm.training.state import Keeper, newest_base
+from jaxlm.training.step import TrainState, train_step
+
+Step = Callable[[TrainState, dict[str, Any], Any], tuple[TrainState, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the loop needs."""
+
+    config: RunConfig
+    folder: Path
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    layout: Layout
+    data: Dataset
+    held: Dataset | None
+    steps: int
+    """Updates in all."""
+    rows: int | None
+    """Rows in all, when `epochs` says where the data ends; later ones are filler."""
+    keeper: Keeper
+    step: Step
+    score: Score
+    facts: dict[str, Any]
+    """Parameters, FLOPs per token and the peak they are compared with."""
+
+
+def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
+    """Read or train the tokenizer, open the data, and make everything but the parameters.
+
+    Raises ConfigError or DataError for what cannot run, before anything is compiled.
+    """
+    tokenizer = get_tokenizer(config, folder / "tokenizer", voice)
+    spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
+    check_spec(spec, config, tokenizer)
+    layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in MESH_AXES}))
+    check_batch(config.batch, config.microbatches, layout.size("batch"))
+    data, held = open_data(
+        config.data.train,
+        config.data.validation,
+        tokenizer=tokenizer,
+        parse_special=config.data.parse_special,
+        cache=config.data.cache,
+        length=config.length,
+        seed=config.seed,
+        say=voice.say,
+    )
+    steps, rows = steps_of(config, data.rows_for)
+    forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
+    objective = OBJECTIVES[config.objective.type](
+        z_loss=config.objective.z_loss, shards=layout.size("batch")
+    )
+    want = shapes(config, spec, layout)
+    mask = tree.select(want, config.trainable)
+    live, frozen = tree.partition(want, mask)
+    optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES)
+    kept = config.checkpoint
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        keep=kept.keep,
+        keep_every=kept.keep_every,
+        keep_best=kept.keep_best,
+        warn=voice.warn,
+    )
+    step = partial(
+        train_step,
+        forward=forward,
+        objective=objective,
+        tx=optimizer.tx,
+        trainable=mask,
+        microbatches=config.microbatches,
+    )
+    return Run(
+        config=config,
+        folder=folder,
+        spec=spec,
+        tokenizer=tokenizer,
+        layout=layout,
+        data=data,
+        held=held,
+        steps=steps,
+        rows=rows,
+        keeper=Keeper(config, layout, optimizer, mask, checkpoints, newest_base(config)),
+        step=jax.jit(step, donate_argnums=0),
+        score=make_score(forward, objective, tokenizer.token_bytes()),
+        facts=facts(live, frozen, spec, config.length),
+    )
+
+
+def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer:
+    """The run's own tokenizer: the one in its folder, else a given one or one trained now."""
+
+    def make() -> None:
+        if folder.is_dir():
+            return
+        if config.tokenizer.path:
+            made = tokenizers.load(config.tokenizer.path)
+        else:
+            with voice.phase("training the tokenizer"):
+                texts = training_texts(config.data.train, config.data.validation)
+                made = train_tokenizer(config.tokenizer.type, config.tokenizer.vocab, texts)
+        temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        made.save(temporary)
+        temporary.replace(folder)
+
+    distributed.agree("tokenizer", make)
+    return tokenizers.load(folder)
+
+
+def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Refuse what JAX would clamp in silence: ids beyond the vocabulary, positions beyond the table."""
+    if (spec.vocab or 0) < tokenizer.vocab:
+        raise ConfigError(
+            "model.vocab",
+            f"{spec.vocab} is less than the tokenizer's {tokenizer.vocab} ids; leave it out",
+        )
+    if (spec.max_length or 0) < config.length:
+        raise ConfigError(
+            "length",
+            f"{config.length} is longer than model.max_length={spec.max_length}; "
+            f"use length={spec.max_length} or less",
+        )
+
+
+def check_batch(batch: int, microbatches: int, shards: int) -> None:
+    """Raise ConfigError, naming batches that would fit, when rows do not split over the devices."""
+    unit = shards * microbatches
+    if batch % unit == 0:
+        return
+    over = f"{shards} devices (data x fsdp)"
+    if microbatches > 1:
+        over += f" x microbatches={microbatches}"
+    lower, higher = batch // unit * unit, (batch // unit + 1) * unit
+    fits = f"{lower} or {higher}" if lower else f"{higher}"
+    raise ConfigError("batch", f"{batch} does not split over {over}; use {fits}")
+
+
+def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[str, Any]:
+    """What the record, the report and the MFU need to know of the model."""
+
+    def multiplying(params: Params) -> int:
+        return sum(
+            leaf.size
+            for name, leaf in tree.flatten(params).items()
+            if name.endswith(("kernel", "lora_a", "lora_b"))
+            or (name == "embed/embedding" and spec.tied)
+        )
+
+    def size(params: Params) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    per_token = flops.flops_per_token(
+        trained=multiplying(live),
+        frozen=multiplying(frozen),
+        layers=spec.layers,
+        length=length,
+        heads=spec.heads,
+        head_dim=spec.head_dim or 0,
+    )
+    return {
+        "parameters": size(live) + size(frozen),
+        "trained": size(live),
+        "flops_per_token": per_token,
+        "flops_formula": flops.FORMULA,
+        "peak_flops": flops.peak_flops(jax.devices()[0].device_kind),
+    }

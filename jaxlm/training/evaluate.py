@@ -1,0 +1,121 @@
+"""Scores on the validation data: loss, perplexity, bits per byte."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxlm.core.errors import DataError
+from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.core.tree import Params
+from jaxlm.data.pipeline import Dataset, open_data
+from jaxlm.inference.run import load_params, open_run
+from jaxlm.models.transformer import make_forward
+from jaxlm.objectives.base import Batch, Sums
+from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.training.step import eval_step
+
+Score = Callable[[Params, Batch], Sums]
+
+
+def place(dataset: Dataset, layout: Layout, size: int, limit: int | None = None) -> Any:
+    """step -> global batch of `size` rows [B, L] on the mesh; a process reads only its own rows."""
+    sharding = layout.sharding(("batch", None))
+    mine = sharding.addressable_devices_indices_map((size, dataset.length)).values()
+    spans = [index[0].indices(size) for index in mine if index]
+    first, last = min(s[0] for s in spans), max(s[1] for s in spans)
+
+    def batch(step: int) -> dict[str, Array]:
+        rows = dataset.batch(step, size, slice(first, last), limit)
+
+        def shard(array: np.ndarray) -> Array:
+            def piece(index: Any) -> np.ndarray:
+                start, stop, _ = index[0].indices(size)
+                return array[start - first : stop - first]
+
+            return jax.make_array_from_callback((size, dataset.length), sharding, piece)
+
+        return {name: shard(array) for name, array in rows.items()}
+
+    return batch
+
+
+def make_score(forward: Any, objective: Any, token_bytes: np.ndarray) -> Score:
+    """The compiled evaluation step; its sums have the targets' `bytes` of UTF-8 too."""
+    table = jnp.asarray(token_bytes, jnp.float32)
+
+    def score(params: Params, batch: Batch) -> Sums:
+        sums = eval_step(params, batch, forward=forward, objective=objective)
+        count = (table[batch["targets"]] * batch["weights"]).sum()
+        return sums._replace(extra={**sums.extra, "bytes": count})
+
+    return jax.jit(score)
+
+
+def evaluate(
+    params: Params, dataset: Dataset, score: Score, layout: Layout, *, size: int, batches: int
+) -> dict[str, float]:
+    """Loss per token (nats), perplexity and bits per byte over the first `batches` batches."""
+    batch = place(dataset, layout, size)
+    loss = weight = count = 0.0
+    for step in range(min(batches, dataset.batches(size))):
+        sums = score(params, batch(step))
+        loss += float(sums.loss)
+        weight += float(sums.weight)
+        count += float(sums.extra["bytes"])
+    mean = loss / weight if weight else math.nan
+    return {
+        "loss": mean,
+        "perplexity": math.exp(min(mean, 700.0)),
+        "bits_per_byte": loss / math.log(2) / count if count else math.nan,
+        "tokens": int(weight),
+    }
+
+
+def evaluate_run(
+    run_dir: str | Path, batches: int | None = None, warn: Callable[[str], None] = print
+) -> dict[str, float]:
+    """Score the newest good checkpoint of a run on its validation data, on all devices here.
+
+    batches: at most so many, all of them by default. Returns step, loss, perplexity, bits_per_byte
+    and tokens. Raises DataError when the run holds nothing out, CheckpointError as loading does.
+    """
+    run = open_run(run_dir)
+    config = run.config
+    if config.data.validation is None:
+        raise DataError("data.validation", "the run holds nothing out; set it and train again")
+    layout = Layout(make_mesh({"data": -1}))
+    _, held = open_data(
+        config.data.train,
+        config.data.validation,
+        tokenizer=run.tokenizer,
+        parse_special=config.data.parse_special,
+        cache=config.data.cache,
+        length=config.length,
+        seed=config.seed,
+    )
+    assert held is not None
+    step, params = load_params(run, layout, warn=warn)
+    shards = layout.size("batch")
+    size = -(-config.batch // shards) * shards
+    dtype = compute_dtype(config.compute_dtype)
+    forward = make_forward(run.spec, layout, dtype)
+    objective = OBJECTIVES[config.objective.type](z_loss=config.objective.z_loss, shards=shards)
+    score = make_score(forward, objective, run.tokenizer.token_bytes())
+    most = batches or held.batches(size)
+    return {
+        "step": step,
+        **evaluate(params, held, score, layout, size=size, batches=most),
+    }
+
+
+def compute_dtype(name: str) -> Any:
+    """The type of a config's `compute_dtype`: auto is bfloat16 but on the CPU."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)

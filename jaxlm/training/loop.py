@@ -1,0 +1,224 @@
+"""The run: step, log, evaluate, save, and end well."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxlm.checkpoint.owner import own
+from jaxlm.config.load import dump
+from jaxlm.config.schema import RunConfig
+from jaxlm.core import distributed
+from jaxlm.core.errors import DONE, STOPPED, JaxlmError, OutOfMemoryError
+from jaxlm.core.platform import choose_platform, use_compile_cache
+from jaxlm.data.pipeline import prefetch
+from jaxlm.observe import flops, memory, record, report, trackers
+from jaxlm.observe.metrics import Metrics
+from jaxlm.observe.profile import Profiler
+from jaxlm.observe.progress import Progress
+from jaxlm.training import resume
+from jaxlm.training.assemble import Run, assemble
+from jaxlm.training.evaluate import evaluate, place
+from jaxlm.training.signals import Signals
+from jaxlm.training.state import inherit
+from jaxlm.training.step import TrainState
+from jaxlm.training.window import Window
+
+
+def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
+    """Train until the run's last step, continuing what its directory holds.
+
+    allow_change: keys or sections that may differ from the run that is continued, besides steps,
+    log, checkpoint and evaluate. Returns DONE, or STOPPED after a signal, when everything is saved.
+    Raises JaxlmError, one line with an exit code, for everything else.
+    """
+    choose_platform(config.platform, deterministic=config.deterministic)
+    use_compile_cache()
+    trackers.require(config.log.trackers)
+    distributed.initialize()
+    folder, primary = Path(config.folder), distributed.index() == 0
+    with Signals() as signals, own(folder):
+        voice = Progress(folder, name=config.name, steps=config.steps or 0, primary=primary)
+        with voice:
+            config = inherit(config)
+            distributed.agree("go on", lambda: resume.accept(config, folder, allow_change, voice.say))
+            config.watch()
+            run = assemble(config, folder, voice)
+            if (run.keeper.checkpoints.latest() or 0) >= run.steps:
+                voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
+                return DONE
+            loop = Loop(run, voice, signals)
+            with closing(loop):
+                return loop.run()
+
+
+class Loop:
+    """The state of a run while it runs."""
+
+    def __init__(self, run: Run, voice: Progress, signals: Signals):
+        self._run, self._voice, self._signals = run, voice, signals
+        config, keeper = run.config, run.keeper
+        self._primary = distributed.index() == 0
+        with voice.phase("making or restoring the parameters"):
+            if keeper.checkpoints.latest() is None:
+                self._state, meta = keeper.fresh(run.spec, voice.warn), {}
+            else:
+                self._state, meta = keeper.restore(run.spec, voice.warn)
+        self._step = int(self._state.step)
+        self._window = Window(meta.get("window"), config.optimizer.max_skipped)
+        self._score: float | None = meta.get("score")
+        self._code: int = 1
+        self._status = "failed"
+        self._metrics = self._open_metrics()
+        self._seconds = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "evaluate_seconds": 0.0}
+
+    def run(self) -> int:
+        """Steps until the end or a signal. Returns the exit code."""
+        run, config = self._run, self._run.config
+        try:
+            batch = place(run.data, run.layout, config.batch, run.rows)
+            step = self._compile(batch(self._step))
+            key = jax.random.fold_in(jax.random.key(config.seed), 2)
+            self._signals.patient()
+            batches = prefetch(batch, self._step, run.steps)
+            with closing(batches), Profiler(config.profile.steps, run.folder / "profile") as profiler:
+                self._start = time.monotonic()
+                while self._step < run.steps:
+                    profiler.at(self._step, self._state)
+                    with self._timed("data_seconds"):
+                        rows = next(batches)
+                    self._state, metrics = step(self._state, rows, key)
+                    self._step += 1
+                    self._window.add(self._step, metrics)
+                    if (stopped := self._after()) is not None:
+                        return self._end(STOPPED, f"stopped by {stopped}")
+            return self._end(DONE, "done")
+        except Exception as error:
+            self._status = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._code = error.code if isinstance(error, JaxlmError) else 1
+            raise
+
+    def close(self) -> None:
+        """Whatever happened, what was measured is on the disk and the record says how it ended."""
+        self._metrics.close(self._code)
+        if self._primary:
+            record.finish(self._run.folder, self._status, step=self._step)
+
+    def _compile(self, batch: dict[str, Any]) -> Any:
+        """The compiled step: compiled before the clock starts, and its memory known."""
+        key = jax.random.key(0)
+        with self._voice.phase("compiling"):
+            return self._run.step.lower(self._state, batch, key).compile()  # pyright: ignore[reportFunctionMemberAccess]
+
+    def _after(self) -> str | None:
+        """Everything that is due after a step; the signal that asks for an end, if any."""
+        config, last = self._run.config, self._step == self._run.steps
+        stopped = None if last else self._signals.asked()
+        if last or self._step % config.log.every == 0:
+            self._log()
+        if last or _due(self._step, config.evaluate.every):
+            self._evaluate()
+        if last or stopped or _due(self._step, config.checkpoint.every):
+            self._save()
+        return stopped
+
+    def _log(self) -> None:
+        now, run = time.monotonic(), self._run
+        parts, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        seconds = now - self._start - parts.pop("evaluate_seconds")
+        row = self._window.row(self._step, {"seconds": seconds, **parts})
+        seconds = time.monotonic() - now + seconds  # reading the metrics waits for the device
+        row["seconds"], self._start = seconds, time.monotonic()
+        row["compute_seconds"] = seconds - sum(parts.values())
+        done = self._step - self._window.state["skipped"]
+        row["learning_rate"] = float(run.keeper.optimizer.rate(max(done - 1, 0)))
+        row["mfu"] = flops.mfu(
+            row["tokens_per_second"],
+            run.facts["flops_per_token"],
+            run.facts["peak_flops"],
+            run.layout.mesh.size,
+        )
+        row["memory_bytes"] = memory.peak_bytes()
+        self._metrics.row(row)
+        self._voice.row(row)
+
+    def _evaluate(self) -> None:
+        run, config = self._run, self._run.config
+        if run.held is None:
+            return
+        shards = run.layout.size("batch")
+        with self._timed("evaluate_seconds"), self._voice.phase("evaluating"):
+            found = evaluate(
+                run.keeper.evaluated(self._state),
+                run.held,
+                run.score,
+                run.layout,
+                size=-(-config.batch // shards) * shards,
+                batches=config.evaluate.batches,
+            )
+        self._score = found["loss"]
+        row = {"step": self._step} | {f"validation_{k}": v for k, v in found.items()}
+        self._metrics.row(row)
+        self._voice.row(row)
+
+    def _save(self) -> None:
+        self._window.drain()
+        meta = {"window": self._window.state, "score": self._score, "steps": self._run.steps}
+        with self._timed("checkpoint_seconds"):
+            self._run.keeper.save(self._state, meta, self._score)
+
+    def _end(self, code: int, status: str) -> int:
+        """Wait for the last save, write the report, and say what the run leaves behind."""
+        run, voice = self._run, self._voice
+        with voice.phase("saving"):
+            run.keeper.checkpoints.wait()
+        self._code, self._status = code, status
+        if unread := run.config.unread():
+            voice.warn(f"set, and without effect in this run: {', '.join(unread)}")
+        self.close()
+        if self._primary:
+            report.write(run.folder)
+        if code == DONE:
+            voice.say(f"{run.folder}: step {self._step} of {run.steps}, done")
+        else:
+            voice.say(f"{status} at step {self._step}, saved; the same command continues")
+        return code
+
+    def _open_metrics(self) -> Metrics:
+        run, voice = self._run, self._voice
+        config = run.config
+        digests = {
+            "config": hashlib.sha256(dump(config).encode()).hexdigest(),
+            "tokenizer": run.tokenizer.digest,
+            "data": run.data.digest,
+        }
+        facts = record.record(digests, mesh=dict(run.layout.mesh.shape), model=run.facts)
+        if not self._primary:
+            return Metrics(run.folder, primary=False, warn=voice.warn)
+        for line in record.begin(run.folder, facts, step=self._step, steps=run.steps):
+            voice.warn(line)
+        started = trackers.start(
+            config.log.trackers,
+            run.folder,
+            name=config.name,
+            config=config.model_dump(mode="json"),
+            step=self._step,
+            warn=voice.warn,
+        )
+        metrics = Metrics(run.folder, started, primary=True, warn=voice.warn)
+        metrics.cut(self._step)
+        return metrics
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._seconds[part] += time.monotonic() - start
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

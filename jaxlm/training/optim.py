@@ -1,0 +1,202 @@
+"""Optimizers over optax, learning-rate schedules, and the decay mask by name.
+
+Adding one is a function here, a row in OPTIMIZERS, and its keys in config/optimizers.py.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlm.config import optimizers as keys
+from jaxlm.core import tree
+from jaxlm.core.mesh import AxesTable, Layout, logical_axes
+from jaxlm.core.tree import Params
+
+Rate = Callable[[Any], Any]
+
+
+class Optimizer(NamedTuple):
+    """What the loop needs of an optimizer."""
+
+    tx: optax.GradientTransformation
+    rate: Rate
+    """Updates done (skipped steps do not count) -> the rate of the next one."""
+    averaged: Callable[[optax.OptState, Params], Params]
+    """(state, trained parameters) -> those that are evaluated, sampled from and exported."""
+
+
+def constant(s: keys.Constant, peak: float, steps: int) -> Rate:
+    """The rate stays at its peak."""
+    return optax.constant_schedule(peak)
+
+
+def linear(s: keys.Linear, peak: float, steps: int) -> Rate:
+    """On a line from the peak to `final` x peak at the last step."""
+    return optax.linear_schedule(peak, peak * s.final, max(steps - s.warmup, 1))
+
+
+def cosine(s: keys.Cosine, peak: float, steps: int) -> Rate:
+    """Half a cosine from the peak to `final` x peak (Loshchilov & Hutter 2017, eq. 5)."""
+    return optax.cosine_decay_schedule(peak, max(steps - s.warmup, 1), alpha=s.final)
+
+
+def warmup_stable_decay(s: keys.WarmupStableDecay, peak: float, steps: int) -> Rate:
+    """The peak, then a line to `final` x peak over the last share `decay` of the steps."""
+    falling = max(round(s.decay * steps), 1)
+    flat = max(steps - s.warmup - falling, 0)
+    return optax.linear_schedule(peak, peak * s.final, falling, transition_begin=flat)
+
+
+def inverse_square_root(s: keys.InverseSquareRoot, peak: float, steps: int) -> Rate:
+    """peak x sqrt(warmup / step) (Vaswani et al. 2017, eq. 3)."""
+    return lambda count: peak * jnp.sqrt(s.warmup / jnp.maximum(count + s.warmup, 1))
+
+
+SCHEDULES: dict[str, Callable[..., Rate]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "wsd": warmup_stable_decay,
+    "inverse_sqrt": inverse_square_root,
+}
+
+
+def schedule(s: Any, peak: float, steps: int) -> Rate:
+    """Updates done -> rate: a linear warm-up from peak / warmup, then the schedule's own fall."""
+    after = SCHEDULES[s.type](s, peak, steps)
+    if not s.warmup:
+        return after
+    warm = optax.linear_schedule(peak / s.warmup, peak, max(s.warmup - 1, 1))
+    return optax.join_schedules([warm, after], [s.warmup])
+
+
+class Decay(NamedTuple):
+    """Decoupled weight decay and the parameters that have it."""
+
+    weight: float
+    mask: Any
+
+
+def adamw(o: keys.AdamW, rate: Rate, decay: Decay, axes: AxesTable) -> optax.GradientTransformation:
+    """Loshchilov & Hutter 2019, algorithm 2."""
+    return optax.adamw(
+        rate, o.b1, o.b2, o.eps, mu_dtype=o.state_dtype, weight_decay=decay.weight, mask=decay.mask
+    )
+
+
+def lion(o: keys.Lion, rate: Rate, decay: Decay, axes: AxesTable) -> optax.GradientTransformation:
+    """Chen et al. 2023, algorithm 2."""
+    return optax.lion(
+        rate, o.b1, o.b2, mu_dtype=o.state_dtype, weight_decay=decay.weight, mask=decay.mask
+    )
+
+
+def adafactor(
+    o: keys.Adafactor, rate: Rate, decay: Decay, axes: AxesTable
+) -> optax.GradientTransformation:
+    """Shazeer & Stern 2018, algorithm 4, with an absolute rate instead of a relative one."""
+    momentum = [] if o.b1 is None else [optax.ema(o.b1, False, o.state_dtype)]
+    return optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        *momentum,
+        optax.add_decayed_weights(decay.weight, decay.mask),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def muon(o: keys.Muon, rate: Rate, decay: Decay, axes: AxesTable) -> optax.GradientTransformation:
+    """Jordan et al. 2024, with updates of AdamW's size (Liu et al. 2025, eq. 4): one rate serves
+    matrices and the rest. What is a matrix comes from the axes table, not from the rank."""
+    return optax.contrib.muon(
+        rate,
+        beta=o.momentum,
+        mu_dtype=o.state_dtype,
+        adam_b1=o.b1,
+        adam_b2=o.b2,
+        weight_decay=decay.weight,
+        weight_decay_mask=decay.mask,
+        adam_weight_decay=0.0,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=lambda params: matrices(params, axes),
+    )
+
+
+def schedule_free_adamw(
+    o: keys.ScheduleFreeAdamW, rate: Rate, decay: Decay, axes: AxesTable
+) -> optax.GradientTransformation:
+    """Defazio et al. 2024, algorithm 1. The state's z starts as the parameters."""
+    base = optax.chain(
+        optax.scale_by_rms(o.b2, o.eps, bias_correction=True),
+        optax.add_decayed_weights(decay.weight, decay.mask),
+        optax.scale_by_learning_rate(rate),
+    )
+    return optax.contrib.schedule_free(base, rate, b1=o.b1, state_dtype=jnp.dtype(o.state_dtype))
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": adamw,
+    "lion": lion,
+    "adafactor": adafactor,
+    "muon": muon,
+    "schedule_free_adamw": schedule_free_adamw,
+}
+
+
+def build(o: Any, live: Params, *, steps: int, axes: AxesTable) -> Optimizer:
+    """The optimizer of a config section for the trained parameters `live` (arrays or shapes)."""
+    rate = schedule(o.schedule, o.learning_rate, steps)
+    exempt = [re.compile(pattern) for pattern in o.no_decay]
+    mask = tree.map_named(lambda name, _: not any(p.search(name) for p in exempt), live)
+    tx = OPTIMIZERS[o.type](o, rate, Decay(o.weight_decay, mask), axes)
+    if o.clip is not None:
+        tx = optax.chain(optax.clip_by_global_norm(o.clip), tx)
+    return Optimizer(tx, rate, average if o.type == "schedule_free_adamw" else _same)
+
+
+def matrices(params: Params, axes: AxesTable) -> Any:
+    """Muon's dimension numbers: inputs against outputs for kernels of blocks, None for the rest."""
+
+    def one(name: str, leaf: Any) -> Any:
+        dims = logical_axes(name, axes)
+        if not name.endswith("/kernel") or "blocks/" not in name or dims is None:
+            return None
+        inputs = 1 if dims[1] == "embed" else dims.index("embed") - 1
+        split = 1 + inputs
+        return optax.contrib.MuonDimensionNumbers(
+            tuple(range(1, split)), tuple(range(split, leaf.ndim))
+        )
+
+    return tree.map_named(one, params)
+
+
+def average(state: optax.OptState, live: Params) -> Params:
+    """Schedule-free's x, from y (the parameters) and z (Defazio et al. 2024, eq. 4)."""
+    is_free = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)  # noqa: E731
+    free = next(n for n in jax.tree.leaves(state, is_leaf=is_free) if is_free(n))
+    x = optax.contrib.schedule_free_eval_params(free, live)
+    return jax.tree.map(lambda a, p: a.astype(p.dtype), x, live)
+
+
+def _same(state: optax.OptState, live: Params) -> Params:
+    return live
+
+
+def init_state(
+    tx: optax.GradientTransformation, live: Params, layout: Layout, axes: AxesTable
+) -> optax.OptState:
+    """The optimizer's first state, each leaf sharded as its parameter.
+
+    Without out_shardings jit would replicate the moments: zeros depend on no data.
+    """
+
+    def init(live: Params) -> optax.OptState:
+        # A copy, because schedule-free keeps the parameters and both are donated to the step.
+        return tx.init(jax.tree.map(jnp.copy, live))
+
+    shardings = layout.shardings(jax.eval_shape(tx.init, live), axes)
+    return jax.jit(init, out_shardings=shardings)(live)

@@ -1,0 +1,85 @@
+"""May this run go on in this directory? What may change, and what the change means."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxlm.config.load import changes, dump, load
+from jaxlm.config.schema import RunConfig
+from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.training.optim import schedule
+
+MAY_CHANGE = ("steps", "log", "checkpoint", "evaluate", "run_dir", "profile")
+"""Keys and sections whose change leaves the run what it was."""
+DECAYS = ("linear", "cosine", "wsd")
+
+
+def accept(
+    config: RunConfig, folder: Path, allow_change: tuple[str, ...], say: Callable[[str], None]
+) -> None:
+    """Compare with the configuration that is there, and write the new one.
+
+    Raises ConfigError naming key: old -> new for a change that would make it another run, unless
+    the key or its section is in `allow_change`; CheckpointError when the directory holds a run
+    whose configuration is gone.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        if (folder / "checkpoints").exists() and any((folder / "checkpoints").iterdir()):
+            raise CheckpointError(str(folder), "holds checkpoints and no config.yaml; move it away")
+        _write(path, config)
+        return
+    old = load(str(path), [])
+    allowed = (*MAY_CHANGE, *allow_change)
+    refused = [
+        f"{key}: {_shown(was)} -> {_shown(now)}"
+        for key, was, now in changes(old, config)
+        if not any(key == name or key.startswith(f"{name}.") for name in allowed)
+    ]
+    if refused:
+        keys = " ".join(f"--allow-change {line.split(':')[0]}" for line in refused)
+        raise ConfigError(
+            str(folder),
+            f"continues a run with other settings ({'; '.join(refused)}); "
+            f"write the old ones, choose another run_dir or name, or add {keys}",
+        )
+    if old.steps and config.steps and old.steps != config.steps:
+        _say_rate(old, config, say)
+    _write(path, config)
+
+
+def _say_rate(old: RunConfig, new: RunConfig, say: Callable[[str], None]) -> None:
+    assert old.steps and new.steps
+    kind = new.optimizer.schedule.type
+    if kind not in DECAYS:
+        return
+    at = min(old.steps, new.steps)
+    was, now = (
+        float(schedule(c.optimizer.schedule, c.optimizer.learning_rate, c.steps or 1)(at))
+        for c in (old, new)
+    )
+    say(
+        f"steps {old.steps} -> {new.steps}: the {kind} schedule now ends there; "
+        f"the rate at step {at} was {was:.3g} and is {now:.3g}"
+    )
+
+
+def steps_of(config: RunConfig, rows_for: Callable[[float], int]) -> tuple[int, int | None]:
+    """(updates in all, rows in all): the rows only when `epochs` says where the data ends."""
+    if config.epochs is None:
+        assert config.steps
+        return config.steps, None
+    rows = rows_for(config.epochs)
+    return math.ceil(rows / config.batch), rows
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else str(value)
+
+
+def _write(path: Path, config: RunConfig) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(dump(config), encoding="utf-8")
+    temporary.replace(path)

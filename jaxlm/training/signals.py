@@ -1,0 +1,50 @@
+"""SIGTERM and SIGINT: finish the step, save, exit 75. A second SIGINT leaves at once with 130."""
+
+import signal
+from types import FrameType, TracebackType
+
+from jaxlm.core import distributed
+from jaxlm.core.errors import INTERRUPTED, Stopped
+
+
+class Signals:
+    """While it is entered, the two signals ask for an end instead of causing one.
+
+    Until `patient` is called there is nothing to save, and the first signal raises Stopped.
+    """
+
+    def __init__(self) -> None:
+        self._name: str | None = None
+        self._patient = False
+        self._before: dict[int, object] = {}
+
+    def patient(self) -> None:
+        """From now on a signal only sets `asked`."""
+        self._patient = True
+
+    def asked(self) -> str | None:
+        """The name of the signal that asked any process to stop; all processes call it together."""
+        named = distributed.gather("stop", self._name or "")
+        return next((name for name in named if name), None)
+
+    def _on(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self._name and number == signal.SIGINT:
+            distributed.exit_now(INTERRUPTED)
+        self._name = name
+        if not self._patient:
+            raise Stopped(name, "stopped before the first step; run the same command to start over")
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._on)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,121 @@
+"""The state of a run: made fresh, restored, and what of it a checkpoint holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.checkpoint.inspect import steps as committed
+from jaxlm.config.schema import RunConfig
+from jaxlm.core import tree
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.mesh import Layout
+from jaxlm.core.tree import Mask, Params
+from jaxlm.inference.run import adapted, base_name, base_params, open_run, shapes
+from jaxlm.models.axes import AXES
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import init_params
+from jaxlm.training.optim import Optimizer, init_state
+from jaxlm.training.step import TrainState
+
+RUNTIME = ("dropout", "remat", "attention", "unroll")
+"""Keys of `model` that may be set beside `init`: they change no parameter."""
+
+
+def inherit(config: RunConfig) -> RunConfig:
+    """The configuration with the architecture and the tokenizer of `init`, when it names a run.
+
+    Raises ConfigError for a key of `model` or `tokenizer` that is set to something else.
+    """
+    if not config.init:
+        return config
+    base = open_run(config.init)
+    runtime = {key: getattr(config.model, key) for key in RUNTIME}
+    spec = base.spec.model_copy(update=runtime)
+    for key in sorted(config.model.model_fields_set):
+        if getattr(config.model, key) not in (None, getattr(spec, key)):
+            raise ConfigError(f"model.{key}", f"comes from init={config.init}; leave it out")
+    tokenizer = config.tokenizer.model_copy(update={"path": str(base.folder / "tokenizer")})
+    if config.tokenizer.path not in (None, tokenizer.path):
+        raise ConfigError("tokenizer.path", f"comes from init={config.init}; leave it out")
+    return config.model_copy(update={"model": spec, "tokenizer": tokenizer})
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Makes, saves and restores the state of one run."""
+
+    config: RunConfig
+    layout: Layout
+    optimizer: Optimizer
+    mask: Mask
+    checkpoints: Checkpoints
+    base: dict[str, Any] | None
+    """Of a run with `init`: the step and digest of the base, whose frozen part is never written."""
+
+    def fresh(self, spec: ModelSpec, warn: Callable[[str], None]) -> TrainState:
+        """The state before the first step."""
+        config = self.config
+        if config.init:
+            params = base_params(config.init, self.layout, self.base, warn)
+            params = jax.tree.map(lambda p: p.astype(config.param_dtype), params)
+        else:
+            dtype = jnp.dtype(config.param_dtype)
+            params = init_params(spec, self.layout, jax.random.key(config.seed), dtype)
+        params = adapted(config, self.layout, params)
+        live, _ = tree.partition(params, self.mask)
+        opt_state = init_state(self.optimizer.tx, live, self.layout, AXES)
+        return self._state(0, params, opt_state)
+
+    def restore(
+        self, spec: ModelSpec, warn: Callable[[str], None]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """(state, meta) of the newest good checkpoint, on this run's mesh."""
+        want = shapes(self.config, spec, self.layout)
+        live, _ = tree.partition(want, self.mask)
+        opt = jax.eval_shape(self.optimizer.tx.init, live)
+        like = self._items(want, self.layout.placed(opt, AXES))
+        step, params, opt, meta = self.checkpoints.restore(*like)
+        if self.config.init:
+            base = base_params(self.config.init, self.layout, meta["base"], warn)
+            base = adapted(self.config, self.layout, base)
+            params = tree.combine(params, tree.partition(base, self.mask)[1])
+        if "live" in opt:
+            params = tree.combine(opt["live"], tree.partition(params, self.mask)[1])
+        return self._state(step, params, opt["state"]), meta
+
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None) -> None:
+        """Start to write the state; `meta` gets the data position and the name of the base."""
+        step = int(state.step)
+        meta = {**meta, "position": step * self.config.batch, "base": self.base}
+        self.checkpoints.save(step, *self._items(state.params, state.opt_state), meta, score)
+
+    def evaluated(self, state: TrainState) -> Params:
+        """The parameters that are scored, sampled from and exported."""
+        live, frozen = tree.partition(state.params, self.mask)
+        return tree.combine(self.optimizer.averaged(state.opt_state, live), frozen)
+
+    def _items(self, params: Params, opt_state: Any) -> tuple[Params, dict[str, Any]]:
+        """What a checkpoint holds: the parameters to use, and all else that training needs."""
+        live, frozen = tree.partition(params, self.mask)
+        opt: dict[str, Any] = {"state": opt_state}
+        used = live
+        if self.config.optimizer.type == "schedule_free_adamw":
+            opt["live"] = live
+            if not isinstance(next(iter(jax.tree.leaves(live))), jax.ShapeDtypeStruct):
+                used = self.optimizer.averaged(opt_state, live)
+        return (used if self.config.init else tree.combine(used, frozen)), opt
+
+    def _state(self, step: int, params: Params, opt_state: Any) -> TrainState:
+        whole = self.layout.sharding(())
+        return TrainState(jax.device_put(jnp.int32(step), whole), params, opt_state)
+
+
+def newest_base(config: RunConfig) -> dict[str, Any] | None:
+    """The name of the base that a fresh run with `init` starts from."""
+    if not config.init:
+        return None
+    return base_name(config.init, committed(f"{config.init}/checkpoints")[-1])

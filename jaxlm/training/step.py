@@ -1,0 +1,118 @@
+"""One update. It knows no objective, no model and no LoRA: it is given them.
+
+State is parameters and optimizer state. Randomness and data are functions of the step, so a run
+that stops and goes on is the run that never stopped.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxlm.core.tree import Mask, Params, combine, partition
+from jaxlm.objectives.base import Batch, Objective, Sums
+
+if TYPE_CHECKING:
+    from jaxlm.models.transformer import Forward
+
+Metrics = dict[str, Array]
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["step", "params", "opt_state"], meta_fields=[]
+)
+@dataclass
+class TrainState:
+    """What an update changes. No optimizer, no key: the caller passes them."""
+
+    step: Array
+    """Updates asked for so far, int32 []; skipped ones count."""
+    params: Params
+    """Every parameter, trained or frozen."""
+    opt_state: optax.OptState
+    """Of the trained parameters alone."""
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    forward: "Forward",
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    trainable: Mask,
+    microbatches: int,
+) -> tuple[TrainState, Metrics]:
+    """One update: differentiates only what is trainable, sums over microbatches, divides once by the
+    global weight.
+
+    batch: arrays [B, L]; B a multiple of microbatches. key: the run's root; the step is folded in
+    here, then each row its index. A NaN or infinite gradient leaves parameters and optimizer state
+    bit for bit as they were, and counts as skipped.
+
+    Returns the next state, and sums: loss, weight, the objective's own, grad_norm (of the mean
+    gradient, before clipping) and skipped.
+    """
+    live, frozen = partition(state.params, trainable)
+
+    def loss(live: Params, batch: Batch, keys: Array) -> tuple[Array, Sums]:
+        sums = objective.loss(forward, combine(live, frozen), batch, keys)
+        return sums.loss + sum(sums.auxiliary.values()), sums
+
+    keys = row_keys(key, state.step, batch["tokens"].shape[0])
+    grads, sums = accumulate(jax.grad(loss, has_aux=True), live, batch, keys, microbatches)
+    weight = jnp.maximum(sums.weight, 1.0)
+    grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, live)
+    norm = optax.global_norm(grads)
+    good = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
+    updates, opt_state = tx.update(grads, state.opt_state, live)
+    new = optax.apply_updates(live, updates), opt_state
+    live, opt_state = jax.tree.map(partial(jnp.where, good), new, (live, state.opt_state))
+    metrics = {
+        "loss": sums.loss,
+        "weight": sums.weight,
+        **sums.auxiliary,
+        **sums.extra,
+        "grad_norm": norm,
+        "skipped": (~good).astype(jnp.int32),
+    }
+    return TrainState(state.step + 1, combine(live, frozen), opt_state), metrics
+
+
+def eval_step(params: Params, batch: Batch, *, forward: "Forward", objective: Objective) -> Sums:
+    """The objective's sums over one batch, without dropout."""
+    return objective.loss(forward, params, batch, None)
+
+
+def row_keys(key: Array, step: Array, rows: int) -> Array:
+    """A key per row [B] of this step: the same however the batch is split."""
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(partial(jax.random.fold_in, step_key))(jnp.arange(rows))
+
+
+def accumulate(
+    grad: Any, live: Params, batch: Batch, keys: Array, microbatches: int
+) -> tuple[Params, Sums]:
+    """Gradients and sums over the batch, `microbatches` parts one after the other, in float32."""
+    if microbatches == 1:
+        return grad(live, batch, keys)
+    # Row r goes to part r % microbatches: every device keeps the rows it has.
+    parts = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), (batch, keys)
+    )
+    shapes = jax.eval_shape(grad, live, *jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _wide(s.dtype)), shapes)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, grad(live, *part)), None
+
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
