@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jaxlm.observe import words
+from jaxlm.core import words
 
 _SPARK = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 16

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from jaxlm.observe import words
+from jaxlm.core import words
+from jaxlm.observe.line import line as as_line
 from jaxlm.observe.panel import Pace, View
 
 FILE = "log.txt"
@@ -84,7 +85,7 @@ class Progress:
             self._last_row = time.monotonic()
             eta = self._pace.left(self._steps)
         self._view.update(row, eta)
-        self._write(words.line(row, self._steps, eta), screen=self._live is None)
+        self._write(as_line(row, self._steps, eta), screen=self._live is None)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -17,7 +17,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from jaxlm.observe import metrics, record, words
+from jaxlm.core import words
+from jaxlm.observe import metrics, record
 from jaxlm.observe.curves import charts, marks
 from jaxlm.observe.metrics import Row
 

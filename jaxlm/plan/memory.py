@@ -1,0 +1,233 @@
+"""What takes the memory of a training step, and what to change when it does not fit.
+
+The shares are counted from the trees; activations and loss from the shapes, by what the backward
+pass keeps. That is an estimate: XLA's own figure for all temporaries, where a program was compiled,
+stands beside it.
+"""
+
+import re
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxlm.core.tree import Mask, flatten
+from jaxlm.core.words import size
+from jaxlm.models.spec import ModelSpec
+
+_SAID = re.compile(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc", re.IGNORECASE)
+# The same status for what more device memory would not cure.
+_NOT_MEANT = re.compile(r"shared memory|message larger|too many open files|quota", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Bytes on one device, by what takes them."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    loss: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(astuple(self))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the estimate is made of and an override may change. Named as the config's keys."""
+
+    spec: ModelSpec
+    """Filled (ModelSpec.filled)."""
+    batch: int
+    length: int
+    microbatches: int
+    data: int
+    """Devices along the mesh's axis `data`."""
+    fsdp: int
+    """Devices along the mesh's axis `fsdp`."""
+    compute_dtype: DTypeLike
+    chunk_bytes: int
+    """Most bytes of logits that the loss holds at once."""
+
+
+def estimate(step: Step, params: Any, opt_state: Any, trained: Mask) -> Use:
+    """Bytes on one device in the step.
+
+    params, opt_state: trees of arrays or ShapeDtypeStructs, counted by their shardings (whole where
+    they have none). trained: names of the parameters that have a gradient.
+    """
+    leaves = flatten(params)
+    gradients = {name: leaf for name, leaf in leaves.items() if name in trained}
+    # With microbatches the sum is kept in float32 beside the gradient that is added to it.
+    extra = _numbers(gradients) * 4 if step.microbatches > 1 else 0
+    return Use(
+        parameters=_bytes(leaves),
+        gradients=_bytes(gradients) + extra,
+        optimizer=_bytes(opt_state),
+        activations=_activations(step),
+        loss=_loss(step),
+    )
+
+
+def memory_table(use: Use, advice: list[str], *, limit: int | None, compiled: Any = None) -> str:
+    """The shares as lines, largest first, and what helps.
+
+    advice: of `overrides`. limit: bytes that the device has, where known. compiled: a
+    jax.stages.Compiled of the step, where it came that far.
+    """
+    shares = {field.name: getattr(use, field.name) for field in fields(use)}
+    lines = ["memory of one device, estimated:"]
+    for name, number in sorted(shares.items(), key=lambda item: -item[1]):
+        lines.append(f"  {name:<12}{size(number):>10}{number / max(1, use.total):>6.0%}")
+    has = f"; the device has {size(limit)}" if limit else ""
+    lines.append(f"  {'together':<12}{size(use.total):>10}{has}")
+    analysis = compiled.memory_analysis() if compiled is not None else None
+    if analysis is not None:
+        kept, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+        lines.append(f"  the compiler counts {size(kept)} of arguments, {size(temporary)} beside")
+    return "\n".join([*lines, "what helps most:", *(f"  {line}" for line in advice)])
+
+
+def overrides(
+    step: Step,
+    use: Use,
+    *,
+    optimizer: str,
+    state_dtype: str,
+    param_dtype: str,
+    lora_rank: int,
+    pretrained: bool,
+) -> list[str]:
+    """Three overrides with what each saves, the one that saves most first.
+
+    optimizer: `optimizer.type`; the other names are those of their keys. pretrained: whether the
+    run starts from weights: adapters of a random model would learn nothing.
+    """
+    state = use.parameters + use.gradients + use.optimizer
+    saved = dict(_smaller_step(step, use))
+    if pretrained and lora_rank == 0:
+        saved["lora.rank=8"] = int(0.98 * (use.gradients + use.optimizer))
+    if optimizer in _FIRST_MOMENT:
+        saved["optimizer.type=adafactor"] = int(0.98 * use.optimizer)
+        if state_dtype == "float32":
+            saved["optimizer.state_dtype=bfloat16"] = int(use.optimizer * _FIRST_MOMENT[optimizer])
+    if param_dtype == "float32":
+        saved["param_dtype=bfloat16"] = (use.parameters + use.gradients) // 2
+    if step.data > 1:
+        together = f"mesh.data=1 mesh.fsdp={step.data * step.fsdp}"
+        saved[together] = state - state // step.data
+    best = sorted(saved.items(), key=lambda item: -item[1])[:3]
+    while len(best) < 3:  # all else is set already
+        best.append(_shorter(step, use, 2 ** (len(best) + 1)))
+    return [f"{key}  (about {size(number)} less)" for key, number in best]
+
+
+_FIRST_MOMENT = {"adamw": 0.25, "schedule_free_adamw": 0.25, "lion": 0.5, "muon": 0.5}
+"""Optimizer -> what bfloat16 for its first moment saves of a float32 state."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had too little memory, by the error or by what it came from.
+
+    XLA raises JaxRuntimeError with the status RESOURCE_EXHAUSTED, when it compiles (TPU) or runs;
+    the host raises MemoryError, or std::bad_alloc by way of XLA.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if isinstance(seen, MemoryError):
+            return True
+        if isinstance(seen, jax.errors.JaxRuntimeError) and _SAID.search(text):
+            return not _NOT_MEANT.search(text)
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _smaller_step(step: Step, use: Use) -> list[tuple[str, int]]:
+    """What the step's own settings would save: microbatches, remat, attention and length."""
+    changes: list[tuple[str, Step]] = []
+    if parts := _more_microbatches(step):
+        changes.append((f"microbatches={parts}", replace(step, microbatches=parts)))
+    for key, other in (("remat", "full"), ("attention", "chunked")):
+        now = getattr(step.spec, key)
+        if now != other and (key == "remat" or now == "full"):
+            spec = step.spec.model_copy(update={key: other})
+            changes.append((f"model.{key}={other}", replace(step, spec=spec)))
+    saved = [(key, _less(use, other)) for key, other in changes]
+    if step.microbatches == 1:  # the sum that they are added up in is new
+        saved = [(k, n - use.gradients if k.startswith("microbatches") else n) for k, n in saved]
+    return [_shorter(step, use, 2), *((key, number) for key, number in saved if number > 0)]
+
+
+def _shorter(step: Step, use: Use, part: int) -> tuple[str, int]:
+    length = max(1, step.length // part)
+    return f"length={length}", _less(use, replace(step, length=length))
+
+
+def _less(use: Use, other: Step) -> int:
+    return use.activations + use.loss - _activations(other) - _loss(other)
+
+
+def _more_microbatches(step: Step) -> int | None:
+    """Up to four times as many, each still a row for every device; None when there is no room."""
+    shards = step.data * step.fsdp
+    most = step.batch // shards
+    fits = [n for n in range(1, most + 1) if step.batch % (n * shards) == 0]
+    more = [n for n in fits if step.microbatches < n <= 4 * step.microbatches]
+    return more[-1] if more else None
+
+
+def _rows(step: Step) -> int:
+    return max(1, step.batch // (step.microbatches * step.data * step.fsdp))
+
+
+def _activations(step: Step) -> int:
+    """What the backward pass keeps of every block, and all that one block computes.
+
+    The counts were read off XLA's allocations for the block as it is written in models/.
+    """
+    spec, rows = step.spec, _rows(step)
+    embed, mlp = spec.embed, spec.mlp or 0
+    heads = spec.heads * (spec.head_dim or 0)
+    keys = (spec.kv_heads or 0) * (spec.head_dim or 0)
+    wide = 2 if spec.gated else 1
+    products = 3 * embed + 2 * heads + 2 * keys + wide * mlp
+    everything = products + 10 * embed + (wide + 1) * mlp
+    scores = 2 * spec.heads * step.length * 4 if spec.attention == "full" else 0
+    kept = {"full": embed, "products": products, "none": everything}[spec.remat]
+    itemsize = jnp.dtype(step.compute_dtype).itemsize
+    per_layer = kept * itemsize + (scores if spec.remat == "none" else 0)
+    per_token = spec.layers * per_layer + everything * itemsize + scores
+    return rows * step.length * per_token
+
+
+def _loss(step: Step) -> int:
+    """Three copies of a chunk's logits in float32, and the gradients of head and hidden states."""
+    spec, rows = step.spec, _rows(step)
+    vocab = spec.vocab or 0
+    logits = min(step.chunk_bytes, rows * step.length * vocab * 4)
+    return 3 * logits + vocab * spec.embed * 4 + rows * step.length * spec.embed * 4
+
+
+def _bytes(tree: Any) -> int:
+    return sum(_shard(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _numbers(tree: Any) -> int:
+    return sum(_shard(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _shard(leaf: Any) -> int:
+    """Numbers of a leaf that lie on one device."""
+    sharding = getattr(leaf, "sharding", None)
+    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+    number = 1
+    for length in shape:
+        number *= length
+    return number
