@@ -1,0 +1,313 @@
+"""Documents tokenized once, into memory-mapped arrays that are named by their content.
+
+A cache is a folder `KEY/` with `train.ids`, `train.offsets`, `held.ids`, `held.offsets` and
+`manifest.json`. KEY is a hash of everything that the tokens depend on. It is written under another
+name and renamed, so that it is whole or absent, and two processes that write the same one agree.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from jaxlm.core.errors import DataError, StorageError
+from jaxlm.data import sources
+from jaxlm.data.sources import Source
+from jaxlm.text.tokenizer import Tokenizer
+
+FORMAT = 1
+"""Part of the key: raise it when what is written changes."""
+CHUNK = 2**22
+"""Characters per call of the tokenizer; longer documents are cut at a line's end first."""
+LARGE = 2**26
+"""Bytes from which a file's digest is remembered by its name, size and time of change."""
+SPLITS = ("train", "held")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A stream of documents, each [bos] ids eos.
+
+    ids: [T] of uint16 or uint32; offsets: int64 [documents + 1], where each starts, then T. where
+    names it in errors, and digest is the hash of everything that the stream depends on.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    where: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One source: what is trained on, what is held out, and what was counted on the way."""
+
+    train: Tokens
+    held: Tokens
+    counts: dict[str, int]
+
+
+def default_folder() -> Path:
+    """The user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxlm" / "tokens"
+
+
+def held_out(text: str, share: float) -> bool:
+    """Whether a document is held out: by its hash alone, so that its copies are held out too."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
+def tokenized(
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    parse_special: bool = False,
+    hold_out: float = 0.0,
+    folder: str | Path | None = None,
+    say: Say | None = None,
+) -> Cached:
+    """The tokens of a source, from the cache in `folder` (the user's, when None) or made now.
+
+    hold_out: share of the documents that go to `held`. `say` is told of long work. Raises DataError
+    for what cannot be read and StorageError where the cache cannot be written.
+    """
+    root = default_folder() if folder is None else Path(folder).expanduser()
+    with _writing(root):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _clear(root)
+    what = [FORMAT, source.field, tokenizer.digest, parse_special, hold_out]
+    key = _key(source, what, root)
+    if (cached := _open(root / key)) is not None:
+        return cached
+    folder = root / f"tmp-{uuid.uuid4().hex}"
+    with _writing(folder), _locked(folder):
+        _write(folder, source, tokenizer, parse_special, hold_out, say)
+        if _key(source, what, root) != key:
+            raise DataError(source.path, "its files changed while they were read; run again")
+        _publish(folder, root / key)
+    if (cached := _open(root / key)) is None:
+        raise StorageError(str(root / key), "is damaged as soon as it is written; check the disk")
+    return cached
+
+
+@contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        wrong = f"cannot be written: {error.strerror}; name another folder as data.cache"
+        raise StorageError(str(where), wrong) from error
+
+
+def _digest(file: Any, root: Path) -> str:
+    """sha256 of a file's bytes. That of a large one is remembered in `root`."""
+    with sources.reading(file):
+        status = file.stat()
+        size = getattr(status, "st_size", None) or getattr(status, "length", 0)
+        if size < LARGE:
+            with file.open("rb") as stream:
+                return hashlib.sha256(stream.read()).hexdigest()
+        changed = [getattr(status, name, 0) for name in ("st_mtime_ns", "st_ctime_ns", "mtime")]
+        about = json.dumps([str(file), size, *changed]).encode()
+        memory = root / f"digest-{hashlib.sha256(about).hexdigest()[:32]}"
+        if memory.is_file():
+            return memory.read_text()
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(2**22):
+                digest.update(block)
+    with _writing(memory):
+        fresh = root / f"digest-{uuid.uuid4().hex}"
+        fresh.write_text(digest.hexdigest())
+        fresh.rename(memory)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """A new folder that others leave alone while this process lives, and that then is gone."""
+    folder.mkdir(mode=0o700)
+    try:
+        with (folder / "locking").open("w") as lock:
+            with suppress(OSError):  # where files cannot be locked, nobody clears either
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                (folder / "locking").rename(folder / "lock")  # never seen unlocked
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(root: Path) -> None:
+    """Remove what processes that died left half written: nobody holds its lock."""
+    for lock in root.glob("tmp-*/lock"):
+        try:
+            with lock.open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:
+            continue  # held, or gone
+
+
+def _key(source: Source, what: list[Any], root: Path) -> str:
+    files = [[sources.suffix(file), _digest(file, root)] for file in sources.find(source.path)]
+    return hashlib.sha256(json.dumps([*what, files]).encode()).hexdigest()[:32]
+
+
+def _open(folder: Path) -> Cached | None:
+    """The cache in `folder`; None when there is none, or one whose files are not whole."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        tokens = [_mapped(folder, split, manifest) for split in SPLITS]
+    except (OSError, ValueError, KeyError):
+        return None
+    return Cached(*tokens, counts=manifest["counts"])
+
+
+def _mapped(folder: Path, split: str, manifest: dict[str, Any]) -> Tokens:
+    about = manifest[split]
+    arrays = []
+    for name, dtype, size in (
+        ("ids", about["dtype"], about["tokens"]),
+        ("offsets", "<i8", about["documents"] + 1),
+    ):
+        file = folder / f"{split}.{name}"
+        if file.stat().st_size != size * np.dtype(dtype).itemsize:
+            raise ValueError(f"{file} is not whole")
+        empty = np.zeros(0, dtype)  # a file of no bytes cannot be mapped
+        arrays.append(np.asarray(np.memmap(file, dtype, "r")) if size else empty)
+    return Tokens(*arrays, where=str(folder / f"{split}.ids"), digest=f"{folder.name}-{split}")
+
+
+def _write(
+    folder: Path,
+    source: Source,
+    tokenizer: Tokenizer,
+    parse_special: bool,
+    hold_out: float,
+    say: Say | None,
+) -> None:
+    """Tokenize a source into the files of a cache."""
+    counts: Counter[str] = Counter()
+    writers = {split: _Writer(folder, split, tokenizer) for split in SPLITS}
+    texts = _told(sources.read(source, counts), source.path, say)
+    for batch in _batches(texts):
+        encoded = _encoded(batch, tokenizer, parse_special)
+        for text, ids in zip(batch, encoded, strict=True):
+            held = hold_out > 0 and held_out(text, hold_out)
+            writers["held" if held else "train"].add(ids)
+    manifest: dict[str, Any] = {name: writer.close() for name, writer in writers.items()}
+    manifest |= {"format": FORMAT, "counts": dict(counts), "source": source.path}
+    with (folder / "manifest.json").open("w") as stream:
+        json.dump(manifest, stream, indent=2)
+        _sync(stream)
+
+
+def _publish(folder: Path, final: Path) -> None:
+    """Give a finished cache its name, unless another process was quicker."""
+    for lock in folder.glob("lock*"):
+        lock.unlink()
+    try:
+        folder.rename(final)
+    except OSError:
+        if _open(final) is not None:
+            return
+        shutil.rmtree(final)  # damaged: something else wrote or cut it
+        folder.rename(final)
+    parent = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+class _Writer:
+    """Appends documents to the two files of one split."""
+
+    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer):
+        self.where, self.vocab = f"{folder.parent}: {split}", tokenizer.vocab
+        self.dtype = np.dtype("<u2" if tokenizer.vocab <= 2**16 else "<u4")
+        self.ids = (folder / f"{split}.ids").open("wb")
+        self.offsets = (folder / f"{split}.offsets").open("wb")
+        self.tokens = self.documents = 0
+        self.offsets.write(np.int64(0).astype("<i8").tobytes())
+
+    def add(self, ids: list[int]) -> None:
+        """Append one document. Raises DataError for an id outside the vocabulary."""
+        array = np.asarray(ids, np.int64)
+        if array.min() < 0 or array.max() >= self.vocab:
+            wrong = (
+                f"the tokenizer gave id {array.max()}, outside its vocabulary of {self.vocab} ids"
+            )
+            raise DataError(self.where, f"{wrong}; its files do not belong together")
+        self.ids.write(array.astype(self.dtype).tobytes())
+        self.tokens += array.size
+        self.documents += 1
+        self.offsets.write(np.int64(self.tokens).astype("<i8").tobytes())
+
+    def close(self) -> dict[str, Any]:
+        """Bring both files to the disk; what the manifest says of them."""
+        for file in (self.ids, self.offsets):
+            with file:
+                _sync(file)
+        return {"dtype": self.dtype.str, "tokens": self.tokens, "documents": self.documents}
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= CHUNK:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encoded(texts: list[str], tokenizer: Tokenizer, parse_special: bool) -> list[list[int]]:
+    parts = [(index, part) for index, text in enumerate(texts) for part in _parts(text)]
+    encoded = tokenizer.encode_batch([part for _, part in parts], parse_special=parse_special)
+    found = [[] if tokenizer.bos is None else [tokenizer.bos] for _ in texts]
+    for (index, _), ids in zip(parts, encoded, strict=True):
+        found[index] += ids
+    return [[*ids, tokenizer.eos] for ids in found]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A text, or, of one too long for a tokenizer's memory, parts that end where a line ends."""
+    start = 0
+    while len(text) - start > CHUNK:
+        end = text.rfind("\n", start, start + CHUNK) + 1 or start + CHUNK
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
+
+
+def _told(texts: Iterable[str], name: str, say: Say | None) -> Iterator[str]:
+    """Pass documents on, with a line to `say` every few seconds."""
+    next_line, characters = time.monotonic() + 2.0, 0
+    for number, text in enumerate(texts, 1):
+        characters += len(text)
+        yield text
+        if say and time.monotonic() > next_line:
+            say(f"tokenizing {name}: {number:,} documents, {characters / 1e6:,.0f}M characters")
+            next_line = time.monotonic() + 10.0

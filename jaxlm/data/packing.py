@@ -1,0 +1,59 @@
+"""Windows over a stream of documents: each a pure function of its index.
+
+Window i covers the tokens from i * L to i * L + L, so that every token but the stream's first is a
+target once. Documents in one window are segments that do not see each other.
+"""
+
+import numpy as np
+
+from jaxlm.core.errors import DataError
+from jaxlm.data.cache import Tokens
+
+Batch = dict[str, np.ndarray]
+
+
+def count(tokens: int, length: int) -> int:
+    """Windows in a stream of so many tokens; the last one may be partly filled."""
+    return max(0, -(-(tokens - 1) // length))
+
+
+def windows(stream: Tokens, rows: np.ndarray, length: int, *, vocab: int, pad: int) -> Batch:
+    """The windows `rows` [B] of a stream, L = length.
+
+    tokens, targets int32 [B, L], `pad` beyond the stream; weights float32 [B, L], 0 where the
+    target belongs to another document or to none; segments int32 [B, L], from 1 for the first
+    document of the row, 0 beyond the stream; positions int32 [B, L], from 0 in each segment. Raises
+    DataError for an id that is not under `vocab`, which a model would clamp in silence.
+    """
+    at = rows.astype(np.int64)[:, None] * length + np.arange(length + 1)
+    total = stream.ids.size
+    inside = at < total
+    ids = stream.ids[np.minimum(at, total - 1)].astype(np.int32)
+    if (ids >= vocab).any():
+        first = int(at[ids >= vocab][0])
+        wrong = f"token {first} is id {stream.ids[first]}, outside the vocabulary of {vocab} ids"
+        raise DataError(stream.where, f"{wrong}; remove this folder, and it is made again")
+    ids = np.where(inside, ids, pad)
+    document = np.searchsorted(stream.offsets, at, side="right") - 1
+    segments = np.where(inside, document - document[:, :1] + 1, 0)[:, :-1]
+    starts = np.maximum(stream.offsets[np.minimum(document, stream.offsets.size - 2)], at[:, :1])
+    same = inside[:, 1:] & (document[:, 1:] == document[:, :-1])
+    return {
+        "tokens": ids[:, :-1].astype(np.int32),
+        "targets": ids[:, 1:].astype(np.int32),
+        "weights": same.astype(np.float32),
+        "segments": segments.astype(np.int32),
+        "positions": np.where(inside, at - starts, 0)[:, :-1].astype(np.int32),
+    }
+
+
+def blank(size: int, length: int, pad: int) -> Batch:
+    """`size` rows of filler: nothing to see and nothing to learn."""
+    shape = (size, length)
+    return {
+        "tokens": np.full(shape, pad, np.int32),
+        "targets": np.full(shape, pad, np.int32),
+        "weights": np.zeros(shape, np.float32),
+        "segments": np.zeros(shape, np.int32),
+        "positions": np.zeros(shape, np.int32),
+    }

@@ -1,0 +1,103 @@
+"""SentencePiece .model files (Kudo & Richardson 2018)."""
+
+import os
+import re
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+from jaxlm.core.errors import DataError
+from jaxlm.text.huggingface import piece_bytes
+from jaxlm.text.tokenizer import Tokenizer, named
+
+
+class SentencePiece(Tokenizer):
+    """A SentencePiece model. `where` names it in errors.
+
+    U+2581, which SentencePiece writes for a space, decodes as a space.
+    """
+
+    file = "tokenizer.model"
+
+    def __init__(self, data: bytes, config: dict[str, Any], where: str = file):
+        super().__init__(data, config)
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.load_from_serialized_proto(data)
+        except RuntimeError as error:
+            raise DataError(where, f"not a SentencePiece model: {error}") from error
+        self.vocab = self._model.vocab_size()
+        eos = self._id(named(config, "eos_token"), self._model.eos_id())
+        if eos is None:
+            raise DataError(
+                where, "it has no end token; set eos_token in tokenizer_config.json beside it"
+            )
+        self.eos = eos
+        pad = self._id(named(config, "pad_token"), self._model.pad_id())
+        self.pad = eos if pad is None else pad
+        bos = self._id(named(config, "bos_token"), self._model.bos_id())
+        self.bos = bos if config.get("add_bos_token", True) else None
+        t5 = str(config.get("tokenizer_class", "")).startswith("T5")
+        self._ends = bool(config.get("add_eos_token", t5))
+
+    def _id(self, name: str | None, otherwise: int) -> int | None:
+        """The id of a named piece; where the model has no such piece, its own, if it has one."""
+        found = self._model.piece_to_id(name) if name else self._model.unk_id()
+        if found != self._model.unk_id():
+            return found
+        return otherwise if otherwise >= 0 else None
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """Names of the pieces that no text becomes."""
+        ids = [i for i in range(self.vocab) if self._model.is_control(i)]
+        return {self._model.id_to_piece(i): i for i in {*ids, self.eos, self.pad}}
+
+    @cached_property
+    def _boundary(self) -> re.Pattern[str]:
+        longest = sorted(self._special, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, longest)) + ")")
+
+    def _parsed(self, text: str) -> list[int]:
+        """Text between special tokens is encoded as a text of its own."""
+        ids: list[int] = []
+        for part in self._boundary.split(text):
+            special = self._special.get(part)
+            ids += self._model.encode(part) if special is None else [special]
+        return ids
+
+    def _ids(self, text: str, parse_special: bool, add_special: bool) -> list[int]:
+        ids = self._parsed(text) if parse_special else self._model.encode(text)
+        if not add_special:
+            return ids
+        first = [] if self.bos is None else [self.bos]
+        return first + ids + ([self.eos] if self._ends else [])
+
+    def _batch(self, texts: list[str], parse_special: bool) -> list[list[int]]:
+        if parse_special:
+            return [self._parsed(text) for text in texts]
+        return self._model.encode(texts, num_threads=os.cpu_count() or 1)
+
+    def _text(self, ids: list[int], skip_special: bool) -> str:
+        if skip_special:
+            special = set(self._special.values())
+            return self._model.decode([i for i in ids if i not in special])
+        names = {index: name for name, index in self._special.items()}
+        text, run = "", []
+        for index in ids:
+            if index in names:
+                text, run = text + self._model.decode(run) + names[index], []
+            else:
+                run.append(index)
+        return text + self._model.decode(run)
+
+    def token_bytes(self) -> np.ndarray:
+        """As every tokenizer's; a piece of byte fallback is one byte, an unknown piece none."""
+        model, special = self._model, set(self._special.values())
+        sizes = np.zeros(self.vocab, np.int32)
+        for index in range(self.vocab):
+            if index not in special and not model.is_unknown(index) and not model.is_unused(index):
+                sizes[index] = piece_bytes(model.id_to_piece(index))
+        return sizes
