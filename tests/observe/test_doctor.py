@@ -39,9 +39,15 @@ def test_a_driver_older_than_its_package_fails(version, packages, level, said):
         ([], {}, "OK", "the CPU"),
     ],
 )
-def test_packages_must_fit_the_hardware(kinds, gpu, level, said):
+def test_packages_must_fit_the_hardware(kinds, gpu, level, said, monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
     first = next(doctor.accelerator_findings(kinds, {"gpu": gpu, "tpu": {}}))
     assert first.level == level and said in first.what
+
+
+def test_an_idle_accelerator_is_fine_where_the_cpu_was_asked_for(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert next(doctor.accelerator_findings(["gpu"], {"gpu": {}, "tpu": {}})).level == "warn"
 
 
 def test_a_healthy_machine_is_fine_and_sums_over_its_devices(capsys):
