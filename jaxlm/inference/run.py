@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,3 +103,10 @@ def base_name(folder: str, step: int) -> dict[str, str | int]:
     """What a checkpoint says of the base that it does not hold: its step and digest."""
     found = inspect.manifest(Path(folder) / "checkpoints", step)
     return {"step": step, "digest": found.digest}
+
+
+def compute_dtype(name: str) -> Any:
+    """The type of a config's `compute_dtype`: auto is bfloat16 but on the CPU."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)

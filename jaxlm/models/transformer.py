@@ -43,7 +43,7 @@ class Forward(NamedTuple):
     logits: Callable[[Params, Array], Array]
     """(head, [..., D]) -> [..., padded V] float32; columns beyond the vocabulary are -1e9."""
     decode: Callable[[Params, Array, Cache], tuple[Array, Cache]]
-    """tokens [B, L] after what the cache holds -> their logits [B, L, V], and the longer cache."""
+    """tokens [B, L] after what the cache holds -> the last one's logits [B, V], the longer cache."""
 
 
 class Attention(nn.Module):
@@ -225,8 +225,8 @@ def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
         x, values = net.apply(
             {"params": params}, tokens, segments, positions, None, cache.key_values()
         )
-        scores = head_logits(select_head(params), x)[..., : spec.vocab]
-        return scores, cache.with_values(values)
+        scores = head_logits(select_head(params), x[:, -1:])  # not [B, L, V]: prompts are long
+        return scores[:, 0, : spec.vocab], cache.with_values(values)
 
     head_logits = partial(logits, spec=spec, layout=layout, dtype=dtype)
     return Forward(hidden, select_head, head_logits, decode)

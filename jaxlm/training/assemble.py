@@ -18,7 +18,7 @@ from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset, open_data, training_texts
-from jaxlm.inference.run import shapes
+from jaxlm.inference.run import compute_dtype, shapes
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
@@ -29,7 +29,7 @@ from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import optim
-from jaxlm.training.evaluate import Score, compute_dtype, make_score
+from jaxlm.training.evaluate import Score, make_score
 from jaxlm.training.resume import steps_of
 from jaxlm.training.state import Keeper, newest_base
 from jaxlm.training.step import TrainState, train_step
@@ -124,15 +124,18 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
 def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer:
     """The run's own tokenizer: the one in its folder, else a given one or one trained now."""
 
+    path = config.tokenizer.path
+    kind, vocab = (None, 0) if path else (config.tokenizer.type, config.tokenizer.vocab)
+
     def make() -> None:
         if folder.is_dir():
             return
-        if config.tokenizer.path:
-            made = tokenizers.load(config.tokenizer.path)
+        if kind is None:
+            made = tokenizers.load(path or "")
         else:
             with voice.phase("training the tokenizer"):
                 texts = training_texts(config.data.train, config.data.validation)
-                made = train_tokenizer(config.tokenizer.type, config.tokenizer.vocab, texts)
+                made = train_tokenizer(kind, vocab, texts)
         temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         made.save(temporary)

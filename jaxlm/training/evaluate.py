@@ -14,7 +14,7 @@ from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset, open_data
-from jaxlm.inference.run import load_params, open_run
+from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.base import Batch, Sums
 from jaxlm.objectives.lm import OBJECTIVES
@@ -112,10 +112,3 @@ def evaluate_run(
         "step": step,
         **evaluate(params, held, score, layout, size=size, batches=most),
     }
-
-
-def compute_dtype(name: str) -> Any:
-    """The type of a config's `compute_dtype`: auto is bfloat16 but on the CPU."""
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name)

@@ -1,6 +1,5 @@
 """The run: step, log, evaluate, save, and end well."""
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +9,6 @@ from typing import Any
 import jax
 
 from jaxlm.checkpoint.owner import own
-from jaxlm.config.load import dump
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed
 from jaxlm.core.errors import DONE, STOPPED, JaxlmError, OutOfMemoryError
@@ -192,7 +190,7 @@ class Loop:
         run, voice = self._run, self._voice
         config = run.config
         digests = {
-            "config": hashlib.sha256(dump(config).encode()).hexdigest(),
+            "config": resume.identity(config),
             "tokenizer": run.tokenizer.digest,
             "data": run.data.digest,
         }

@@ -1,5 +1,7 @@
 """May this run go on in this directory? What may change, and what the change means."""
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +65,12 @@ def _say_rate(old: RunConfig, new: RunConfig, say: Callable[[str], None]) -> Non
         f"steps {old.steps} -> {new.steps}: the {kind} schedule now ends there; "
         f"the rate at step {at} was {was:.3g} and is {now:.3g}"
     )
+
+
+def identity(config: RunConfig) -> str:
+    """Hash of everything that makes the run what it is: all but the keys that may change."""
+    kept = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def steps_of(config: RunConfig, rows_for: Callable[[float], int]) -> tuple[int, int | None]:

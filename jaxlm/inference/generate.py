@@ -1,0 +1,108 @@
+"""Generation with a cache of keys and values: one pass over the prompts, then a token at a time."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.tree import Params
+from jaxlm.inference.sample import check, sample
+from jaxlm.models.attention import Cache, empty_cache
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import Forward
+
+STEPS = 64
+"""Prompts and caches are padded to a multiple of this, so that few lengths are compiled."""
+
+
+class Generator:
+    """The compiled parts of generation for one network; made once, used for many prompts."""
+
+    def __init__(self, forward: Forward, spec: ModelSpec):
+        self._forward, self._spec = forward, spec
+        self._prefill = jax.jit(self._first, static_argnames="size")
+        self._next = jax.jit(self._one, donate_argnums=(1,))
+
+    def tokens(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Yield the next token of every prompt, int32 [B], `max_tokens` times.
+
+        prompts: token ids, of any lengths. A row's tokens depend on its own prompt, its index and
+        the seed. Raises ConfigError when a prompt is empty or what is asked for does not fit the
+        model's positions.
+        """
+        check(max_tokens, temperature, top_p, top_k)
+        longest = self._check_prompts(prompts, max_tokens)
+        width = min(-(-longest // STEPS) * STEPS, self._spec.max_length or longest)
+        tokens = np.zeros((len(prompts), width), np.int32)
+        real = np.zeros((len(prompts), width), bool)
+        for row, prompt in enumerate(prompts):  # on the left, so that every row ends together
+            tokens[row, width - len(prompt) :] = prompt
+            real[row, width - len(prompt) :] = True
+        size = width + -(-max_tokens // STEPS) * STEPS
+        how = (jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(len(prompts)))
+        token, cache = self._prefill(params, tokens, real, keys, how, size=size)
+        for count in range(1, max_tokens):
+            ahead = self._next(params, cache, token, keys, jnp.int32(count), how)
+            yield np.asarray(token)  # while the device works on the next
+            token, cache = ahead
+        yield np.asarray(token)
+
+    def _first(
+        self, params: Params, tokens: Array, real: Array, keys: Array, how: tuple, *, size: int
+    ) -> tuple[Array, Cache]:
+        spec = self._spec
+        dtype = jax.eval_shape(self._forward.hidden, params, self._shape(tokens), None)[0].dtype
+        cache = empty_cache(
+            spec.layers,
+            tokens.shape[0],
+            size,
+            spec.kv_heads or spec.heads,
+            spec.head_dim or 0,
+            dtype,
+        )
+        scores, cache = self._forward.decode(params, tokens, cache._replace(incoming=real))
+        return self._draw(scores, keys, jnp.int32(0), how), cache
+
+    def _one(
+        self, params: Params, cache: Cache, token: Array, keys: Array, count: Array, how: tuple
+    ) -> tuple[Array, Cache]:
+        scores, cache = self._forward.decode(params, token[:, None], cache)
+        return self._draw(scores, keys, count, how), cache
+
+    def _draw(self, scores: Array, keys: Array, count: Array, how: tuple) -> Array:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, count))(keys)
+        return sample(scores.astype(jnp.float32), keys, *how)
+
+    @staticmethod
+    def _shape(tokens: Array) -> dict[str, Array]:
+        return {"tokens": tokens, "positions": tokens}
+
+    def _check_prompts(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
+        vocab, most = self._spec.vocab or 0, self._spec.max_length or 0
+        if not prompts or not all(len(prompt) for prompt in prompts):
+            raise ConfigError("--prompt", "is empty; write at least one token of text")
+        if worst := [i for prompt in prompts for i in prompt if not 0 <= i < vocab]:
+            raise ConfigError("--prompt", f"id {worst[0]} is outside the vocabulary of {vocab} ids")
+        longest = max(len(prompt) for prompt in prompts)
+        if longest + max_tokens > most:
+            raise ConfigError(
+                "--max-tokens",
+                f"{longest} tokens of prompt and {max_tokens} more exceed the model's {most} "
+                f"positions; use {max(most - longest, 0)} or a shorter prompt",
+            )
+        return longest

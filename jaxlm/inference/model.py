@@ -1,0 +1,166 @@
+"""The face for people in Python: a model loaded from a run, with its tokenizer.
+
+    model = jaxlm.load("runs/quickstart")
+    model.logits([[1, 2, 3]])
+    model.generate(["def main("], max_tokens=64)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from jaxlm.core.errors import DataError
+from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.core.tree import Params
+from jaxlm.inference.generate import Generator
+from jaxlm.inference.run import compute_dtype, load_params, open_run
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import Batch, Forward, make_forward
+from jaxlm.text.tokenizer import Tokenizer
+
+Tokens = Sequence[Sequence[int]] | np.ndarray | Array
+
+
+class Model:
+    """Parameters, architecture and tokenizer, and what can be asked of them."""
+
+    def __init__(
+        self, params: Params, spec: ModelSpec, tokenizer: Tokenizer, layout: Layout, dtype: Any
+    ):
+        self.params, self.spec, self.tokenizer = params, spec, tokenizer
+        self._layout = layout
+        self._forward = make_forward(spec, layout, dtype)
+
+    def logits(self, tokens: Tokens, mask: Any = None) -> Array:
+        """Scores of the next token, float32 [B, L, V], for token ids [B, L].
+
+        mask: [B, L], false for padding; positions count from a row's first unmasked token. Raises
+        DataError for ids outside the vocabulary and rows longer than the model's positions.
+        """
+        return self._sized(self._logits, tokens, mask)
+
+    def hidden(self, tokens: Tokens, mask: Any = None) -> Array:
+        """Hidden states after the final norm, [B, L, D]; arguments as for `logits`."""
+        return self._sized(self._hidden, tokens, mask)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+    ) -> list[str]:
+        """The continuation of every prompt, without the prompt, up to the end-of-document token.
+
+        temperature 0 is greedy. Raises ConfigError for settings or lengths that cannot be.
+        """
+        how = dict(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        ids: list[list[int]] = [[] for _ in prompts]
+        for tokens in self._continue(prompts, max_tokens, how):
+            for row, token in zip(ids, tokens.tolist(), strict=True):
+                row.append(token)
+        return [self.tokenizer.decode(self._until_end(row)) for row in ids]
+
+    def stream(self, prompt: str, *, max_tokens: int = 64, **how: Any) -> Iterator[str]:
+        """The pieces of one continuation as they come; `how` as for `generate`."""
+        ids: list[int] = []
+        said = ""
+        for tokens in self._continue([prompt], max_tokens, how):
+            ids.append(int(tokens[0]))
+            text = self.tokenizer.decode(self._until_end(ids))
+            if text.endswith("\ufffd") and len(ids) < max_tokens:
+                continue  # the bytes of one character may come in several tokens
+            yield text[len(said) :]
+            said = text
+
+    def _continue(
+        self, prompts: Sequence[str], max_tokens: int, how: Mapping[str, Any]
+    ) -> Iterator[np.ndarray]:
+        ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        ended = np.zeros(len(ids), bool)
+        for tokens in self._generator.tokens(self.params, ids, max_tokens=max_tokens, **how):
+            yield tokens
+            ended |= tokens == self.tokenizer.eos
+            if ended.all():
+                return
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        return ids[: ids.index(self.tokenizer.eos)] if self.tokenizer.eos in ids else ids
+
+    @cached_property
+    def _generator(self) -> Generator:
+        return Generator(self._forward, self.spec)
+
+    @cached_property
+    def _hidden(self) -> Any:
+        return jax.jit(lambda params, batch: self._forward.hidden(params, batch, None)[0])
+
+    @cached_property
+    def _logits(self) -> Any:
+        def run(params: Params, batch: Batch) -> Array:
+            x, _ = self._forward.hidden(params, batch, None)
+            return self._forward.logits(self._forward.head(params), x)[..., : self.spec.vocab]
+
+        return jax.jit(run)
+
+    def _sized(self, run: Any, tokens: Tokens, mask: Any) -> Array:
+        """`run` on a batch that splits over the mesh; the rows that fill it up are cut off."""
+        batch = self._batch(np.asarray(tokens), mask)
+        rows, shards = batch["tokens"].shape[0], self._layout.size("batch")
+        fill = -rows % shards
+        sharding = self._layout.sharding(("batch", None))
+        whole = {
+            name: jax.device_put(np.pad(array, ((0, fill), (0, 0))), sharding)
+            for name, array in batch.items()
+        }
+        return run(self.params, whole)[:rows]
+
+    def _batch(self, tokens: np.ndarray, mask: Any) -> dict[str, np.ndarray]:
+        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+            raise DataError("tokens", f"{tokens.dtype}{list(tokens.shape)} are not ids [B, L]")
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < (self.spec.vocab or 0):
+            raise DataError(
+                "tokens", f"ids {tokens.min()} to {tokens.max()} leave [0, {self.spec.vocab})"
+            )
+        if tokens.shape[1] > (self.spec.max_length or 0):
+            raise DataError(
+                "tokens",
+                f"rows of {tokens.shape[1]} are longer than the model's {self.spec.max_length} "
+                "positions; cut them",
+            )
+        if mask is None:
+            positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+            return {"tokens": tokens.astype(np.int32), "positions": positions.astype(np.int32)}
+        real = np.asarray(mask).astype(bool)
+        if real.shape != tokens.shape:
+            raise DataError("mask", f"has shape {list(real.shape)}, tokens {list(tokens.shape)}")
+        return {
+            "tokens": np.where(real, tokens, 0).astype(np.int32),
+            "positions": np.maximum(np.cumsum(real, axis=1) - 1, 0).astype(np.int32),
+            "segments": real.astype(np.int32),
+        }
+
+
+def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> Model:
+    """The newest good checkpoint of a run directory.
+
+    mesh: a mesh of ours, or sizes by axis such as {"fsdp": -1}, to shard the parameters over it; by
+    default everything lies on the first device. Raises CheckpointError for what is not a run.
+    """
+    run = open_run(path)
+    if not isinstance(mesh, Mesh):
+        devices = jax.devices() if mesh else jax.devices()[:1]
+        mesh = make_mesh(dict(mesh or {}), devices)
+    layout = Layout(mesh)
+    _, params = load_params(run, layout)
+    return Model(params, run.spec, run.tokenizer, layout, compute_dtype(run.config.compute_dtype))
