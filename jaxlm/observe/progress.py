@@ -190,6 +190,9 @@ class Progress:
         return f"working... {since} since step {self._view.step}/{self._steps}"
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    # asked of the stream itself: FORCE_COLOR would make rich animate into files
-    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+def _is_terminal(stream: Any) -> bool:
+    # Asked of the stream itself: FORCE_COLOR would make rich animate into files.
+    try:
+        return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    except (AttributeError, ValueError):  # there is no stream, or it is closed
+        return False

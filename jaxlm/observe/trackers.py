@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,7 +111,8 @@ def _mlflow(run: Run) -> Calls:
             client.log_batch(run_id, params=params[start : start + 100])
 
     def row(step: int, numbers: dict[str, float]) -> None:
-        client.log_batch(run_id, [Metric(key, value, 0, step) for key, value in numbers.items()])
+        now = int(time.time() * 1000)
+        client.log_batch(run_id, [Metric(key, value, now, step) for key, value in numbers.items()])
 
     def close(code: int) -> None:
         client.set_terminated(run_id, "FINISHED" if code == 0 else "FAILED")

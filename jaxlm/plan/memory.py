@@ -193,9 +193,9 @@ def _activations(step: Step) -> int:
     The counts were read off XLA's allocations for the block as it is written in models/.
     """
     spec, rows = step.spec, _rows(step)
-    embed, mlp = spec.embed, spec.mlp or 0
-    heads = spec.heads * (spec.head_dim or 0)
-    keys = (spec.kv_heads or 0) * (spec.head_dim or 0)
+    embed, mlp = spec.embed, spec.mlp
+    heads = spec.heads * spec.head_dim
+    keys = (spec.kv_heads) * spec.head_dim
     wide = 2 if spec.gated else 1
     products = 3 * embed + 2 * heads + 2 * keys + wide * mlp
     everything = products + 10 * embed + (wide + 1) * mlp
@@ -210,7 +210,7 @@ def _activations(step: Step) -> int:
 def _loss(step: Step) -> int:
     """Three copies of a chunk's logits in float32, and the gradients of head and hidden states."""
     spec, rows = step.spec, _rows(step)
-    vocab = spec.vocab or 0
+    vocab = spec.vocab
     logits = min(step.chunk_bytes, rows * step.length * vocab * 4)
     return 3 * logits + vocab * spec.embed * 4 + rows * step.length * spec.embed * 4
 
