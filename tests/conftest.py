@@ -1,4 +1,4 @@
-"""Every test runs on 8 fake CPU devices, with a shared compile cache and no silent rank promotion."""
+"""Every test runs on 8 fake CPU devices, with a shared compile cache and no rank promotion."""
 
 import os
 import tempfile

@@ -46,7 +46,7 @@ class Generator:
         """
         check(max_tokens, temperature, top_p, top_k)
         longest = self._check_prompts(prompts, max_tokens)
-        width = min(-(-longest // STEPS) * STEPS, self._spec.max_length or longest)
+        width = min(-(-longest // STEPS) * STEPS, self._spec.max_length)
         tokens = np.zeros((len(prompts), width), np.int32)
         real = np.zeros((len(prompts), width), bool)
         for row, prompt in enumerate(prompts):  # on the left, so that every row ends together
@@ -71,8 +71,8 @@ class Generator:
             spec.layers,
             tokens.shape[0],
             size,
-            spec.kv_heads or spec.heads,
-            spec.head_dim or 0,
+            spec.kv_heads,
+            spec.head_dim,
             dtype,
         )
         scores, cache = self._forward.decode(params, tokens, cache._replace(incoming=real))
@@ -93,7 +93,7 @@ class Generator:
         return {"tokens": tokens, "positions": tokens}
 
     def _check_prompts(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
-        vocab, most = self._spec.vocab or 0, self._spec.max_length or 0
+        vocab, most = self._spec.vocab, self._spec.max_length
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ConfigError("--prompt", "is empty; write at least one token of text")
         if worst := [i for prompt in prompts for i in prompt if not 0 <= i < vocab]:

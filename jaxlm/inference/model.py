@@ -1,17 +1,16 @@
 """The face for people in Python: a model loaded from a run, with its tokenizer.
 
-    model = jaxlm.load("runs/quickstart")
-    model.logits([[1, 2, 3]])
-    model.generate(["def main("], max_tokens=64)
+model = jaxlm.load("runs/quickstart")
+model.logits([[1, 2, 3]])
+model.generate(["def main("], max_tokens=64)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -22,7 +21,7 @@ from jaxlm.core.tree import Params
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.transformer import Batch, Forward, make_forward
+from jaxlm.models.transformer import Batch, make_forward
 from jaxlm.text.tokenizer import Tokenizer
 
 Tokens = Sequence[Sequence[int]] | np.ndarray | Array
@@ -64,7 +63,7 @@ class Model:
 
         temperature 0 is greedy. Raises ConfigError for settings or lengths that cannot be.
         """
-        how = dict(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+        how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         ids: list[list[int]] = [[] for _ in prompts]
         for tokens in self._continue(prompts, max_tokens, how):
             for row, token in zip(ids, tokens.tolist(), strict=True):
@@ -128,11 +127,11 @@ class Model:
     def _batch(self, tokens: np.ndarray, mask: Any) -> dict[str, np.ndarray]:
         if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
             raise DataError("tokens", f"{tokens.dtype}{list(tokens.shape)} are not ids [B, L]")
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < (self.spec.vocab or 0):
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.spec.vocab:
             raise DataError(
                 "tokens", f"ids {tokens.min()} to {tokens.max()} leave [0, {self.spec.vocab})"
             )
-        if tokens.shape[1] > (self.spec.max_length or 0):
+        if tokens.shape[1] > self.spec.max_length:
             raise DataError(
                 "tokens",
                 f"rows of {tokens.shape[1]} are longer than the model's {self.spec.max_length} "

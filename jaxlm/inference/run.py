@@ -24,6 +24,9 @@ from jaxlm.models.transformer import param_shapes
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 
+Base = dict[str, str | int]
+"""What a checkpoint says of the base that it does not hold: its step and digest."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,20 +90,18 @@ def load_params(
     return step, tree.combine(live, frozen)
 
 
-def base_params(
-    folder: str, layout: Layout, named: dict[str, str | int] | None, warn: Callable[[str], None]
-) -> Params:
+def base_params(folder: str, layout: Layout, named: Base, warn: Callable[[str], None]) -> Params:
     """The parameters of the run that another started from; `named` is `base_name` of it then."""
-    step, params = load_params(open_run(folder), layout, named and int(named["step"]), warn)
-    if named and (found := base_name(folder, step)) != named:
+    step, params = load_params(open_run(folder), layout, int(named["step"]), warn)
+    if (found := base_name(folder, step)) != named:
         raise CheckpointError(
             folder, f"is not the base that was trained on: {found['digest']}, not {named['digest']}"
         )
     return params
 
 
-def base_name(folder: str, step: int) -> dict[str, str | int]:
-    """What a checkpoint says of the base that it does not hold: its step and digest."""
+def base_name(folder: str, step: int) -> Base:
+    """The name of a step of the run in `folder`."""
     found = inspect.manifest(Path(folder) / "checkpoints", step)
     return {"step": step, "digest": found.digest}
 

@@ -57,7 +57,7 @@ BACKENDS: dict[str, Callable[..., Array]] = {
 def choose(backend: str, platform: str, dtype: DTypeLike, head_dim: int) -> str:
     """The backend for a device: what was asked for, or the fastest that is exact there.
 
-    cuDNN takes 16-bit types and head sizes that are multiples of 8 up to 128; splash wants 128 lanes.
+    cuDNN takes 16-bit types and heads of a multiple of 8 up to 128, splash a multiple of 128.
     Raises ConfigError when a kernel is asked for by name on a device or type that it cannot run.
     """
     sixteen = jnp.dtype(dtype).itemsize == 2
@@ -68,10 +68,8 @@ def choose(backend: str, platform: str, dtype: DTypeLike, head_dim: int) -> str:
     if backend == "auto":
         return next((name for name, ok in able.items() if ok), "chunked")
     if not able.get(backend, True):
-        raise ConfigError(
-            "model.attention",
-            f"{backend} cannot run {jnp.dtype(dtype).name} heads of {head_dim} on {platform}; use auto",
-        )
+        what = f"{jnp.dtype(dtype).name} heads of {head_dim} on {platform}"
+        raise ConfigError("model.attention", f"{backend} cannot run {what}; use auto")
     return backend
 
 
@@ -147,9 +145,8 @@ class Cache(NamedTuple):
         may = jnp.broadcast_to(self.segments == 1, (layers, *self.segments.shape))
         return KeyValues(self.keys, self.values, start, may)
 
-    def with_values(self, kv: KeyValues | None) -> "Cache":
+    def with_values(self, kv: KeyValues) -> "Cache":
         """The cache after the layers wrote into it."""
-        assert kv is not None
         return self._replace(keys=kv.keys, values=kv.values, filled=kv.start[0])
 
 
@@ -172,15 +169,18 @@ def write_cache(cache: KeyValues, k: Array, v: Array) -> KeyValues:
     return KeyValues(keys, values, cache.start + k.shape[1], cache.may)
 
 
-def attend_cached(q: Array, cache: KeyValues, segments: Array) -> Array:
+def attend_cached(q: Array, cache: KeyValues, segments: Array | None) -> Array:
     """q [B, L, N, H], the last L positions written, over everything before and themselves.
 
-    Padding (segments 0) looks at every written column, so that it has no empty row.
+    segments: [B, L], 0 for padding, which looks at every written column, so that it has no empty
+    row; None: no padding.
     """
     length, size, groups = q.shape[1], cache.keys.shape[1], q.shape[2] // cache.keys.shape[2]
     at = cache.start - length + jnp.arange(length)
     before = jnp.arange(size)[None, None, :] <= at[None, :, None]
-    may = before & (cache.may[:, None, :] | (segments == 0)[:, :, None])
+    may = before & cache.may[:, None, :]
+    if segments is not None:
+        may |= before & (segments == 0)[:, :, None]
     q = q.reshape(*q.shape[:2], cache.keys.shape[2], groups, q.shape[3])
     scores = jnp.einsum("blkgh,bskh->bkgls", q, cache.keys).astype(jnp.float32)
     scores = jnp.where(may[:, None, None], scores / math.sqrt(q.shape[-1]), NEVER)

@@ -6,6 +6,7 @@ and 4). Blocks above the causal diagonal are never computed.
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,18 @@ def _flash(q: Array, k: Array, v: Array, segments: Array, causal: bool) -> Array
 
 
 def chunked(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool) -> Array:
-    """q [B, L, N, H]; k, v [B, L, K, H]; segments [B, L], None: each row is one. Returns [B, L, N, H]."""
+    """q [B, L, N, H]; k, v [B, L, K, H]; segments [B, L], None: each row is one.
+
+    Returns [B, L, N, H] in q's type.
+    """
     if segments is None:
         segments = jnp.ones(q.shape[:2], jnp.int32)
     heads = q.shape[2]
     groups = heads // k.shape[2]
     q = q.reshape(*q.shape[:2], k.shape[2], groups, q.shape[3])
     q, k, v = q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    y = _flash(q, k, v, segments, causal).transpose(0, 3, 1, 2, 4)
+    y: Any = _flash(q, k, v, segments, causal)
+    y = y.transpose(0, 3, 1, 2, 4)
     return y.reshape(*y.shape[:2], heads, y.shape[-1])
 
 

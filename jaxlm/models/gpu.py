@@ -32,7 +32,7 @@ def cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool)
     if not packed_works():
         return chunked(q, k, v, segments, causal=causal)
     lengths, offsets, fits = spans(segments, min(MOST_SEGMENTS, segments.shape[1]))
-    return jax.lax.cond(
+    y: Any = jax.lax.cond(
         fits,
         lambda q, k, v: _kept(partial(_packed, lengths, offsets, causal), q, k, v),
         lambda q, k, v: chunked(q, k, v, segments, causal=causal),
@@ -40,6 +40,7 @@ def cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool)
         k,
         v,
     )
+    return y
 
 
 def spans(segments: Array, most: int) -> tuple[Array, Array, Array]:
@@ -48,7 +49,7 @@ def spans(segments: Array, most: int) -> tuple[Array, Array, Array]:
     segments: [B, L]. The padding at a row's end is a run of its own, so that nothing is left out.
     The third result, bool [], is False when a row has more than `most` runs.
     """
-    rows, length = segments.shape
+    length = segments.shape[1]
     starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     at = jnp.where(starts, jnp.arange(length)[None], length)
     begin = jnp.sort(at, axis=1)[:, :most]
@@ -107,7 +108,8 @@ def _kept(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
         return y, jax.tree.unflatten(shape, leaves)
 
     run.defvjp(forward, lambda pullback, dy: pullback(dy))
-    return run(q, k, v)
+    y: Any = run(q, k, v)
+    return y
 
 
 @cache
@@ -125,7 +127,8 @@ def packed_works() -> bool:
 
 def agrees(attend: Callable[..., Array]) -> bool:
     """Whether `attend(q, k, v, segments)` gives the portable backend's values and gradients, within
-    bfloat16's rounding, on a packed case with grouped heads and padding."""
+    bfloat16's rounding, on a packed case with grouped heads and padding.
+    """
     keys = jax.random.split(jax.random.key(0), 4)
     q, dy = (jax.random.normal(key, (2, 256, 4, 64), jnp.bfloat16) for key in keys[:2])
     k, v = (jax.random.normal(key, (2, 256, 2, 64), jnp.bfloat16) for key in keys[2:])
@@ -136,7 +139,7 @@ def agrees(attend: Callable[..., Array]) -> bool:
     try:
         ours = jax.vjp(lambda *x: attend(*x, segments), q, k, v)
         wide = (x.astype(jnp.float32) for x in (q, k, v))
-        exact = jax.vjp(lambda *x: chunked(*x, segments, causal=True), *wide)
+        exact = jax.vjp(lambda q, k, v: chunked(q, k, v, segments, causal=True), *wide)
         found = (ours[0], *ours[1](dy))
         right = (exact[0], *exact[1](dy.astype(jnp.float32)))
     except Exception:  # whatever the private entry raises, the portable backend is right

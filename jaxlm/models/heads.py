@@ -15,7 +15,7 @@ ABSENT = -1e9
 
 def padded_vocab(spec: ModelSpec) -> int:
     """Rows of the embedding: the vocabulary up to the next multiple of VOCAB_MULTIPLE."""
-    return -(-(spec.vocab or 0) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return -(-spec.vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
 def select_head(params: Params) -> Params:
@@ -32,7 +32,7 @@ def logits(head: Params, x: Array, *, spec: ModelSpec, layout: Layout, dtype: DT
     rows = kernel.shape[0]
     if spec.vocab == rows:
         return scores
-    known = jnp.arange(rows) < (spec.vocab or 0)
+    known = jnp.arange(rows) < spec.vocab
     return jnp.where(known.reshape((1,) * (x.ndim - 1) + (rows,)), scores, ABSENT)
 
 

@@ -47,7 +47,7 @@ class Dense(nn.Module):
             a, b, s = (self.get_variable("params", f"lora_{k}") for k in ("a", "b", "scale"))
             y += self._product(self._product(x, a, len(self.inputs)), b, 1) * s.astype(self.dtype)
         if self.bias:
-            y += self.param("bias", nn.initializers.zeros, self.outputs).astype(self.dtype)
+            y += _whole(self.param("bias", nn.initializers.zeros, self.outputs), y)
         return y
 
     def _product(self, x: Array, kernel: Array, contracted: int) -> Array:
@@ -67,9 +67,9 @@ class Normalize(nn.Module):
         if self.norm.type == "layer":
             y -= y.mean(-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.norm.eps)
-        y *= self.param("scale", nn.initializers.ones, width).astype(jnp.float32)
+        y *= _whole(self.param("scale", nn.initializers.ones, width), y)
         if self.norm.type == "layer":
-            y += self.param("bias", nn.initializers.zeros, width).astype(jnp.float32)
+            y += _whole(self.param("bias", nn.initializers.zeros, width), y)
         return y.astype(x.dtype)
 
 
@@ -117,6 +117,11 @@ def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
     cos, sin = (t[:, :, None, :].astype(x.dtype) for t in turn)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _whole(leaf: Array, like: Array) -> Array:
+    """A scale or bias [*S] as [1, ..., *S], of the rank and type of `like` [..., *S]."""
+    return leaf.reshape((1,) * (like.ndim - leaf.ndim) + leaf.shape).astype(like.dtype)
 
 
 def dropout(x: Array, rate: float, keys: Array | None, site: Array | int) -> Array:

@@ -1,4 +1,4 @@
-"""Low-rank adapters as leaves beside the kernels (Hu et al. 2021). `Dense` finds them by presence."""
+"""Low-rank adapters as leaves beside the kernels (Hu et al. 2021); `Dense` finds them there."""
 
 import math
 from collections.abc import Iterable

@@ -45,5 +45,5 @@ def dense(x: Array, kernel: Array, contracted: int) -> Array:
     inputs, outputs = kernel.shape[:contracted], kernel.shape[contracted:]
     lead = x.shape[: x.ndim - contracted]
     width = math.prod(inputs)
-    y = matmul(x.reshape(*lead, width), kernel.reshape(width, -1), x.dtype)
+    y: Array = matmul(x.reshape(*lead, width), kernel.reshape(width, -1), x.dtype)
     return y.reshape(*lead, *outputs)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from jaxlm.core.section import Section
 
 Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 VOCAB_MULTIPLE = 128
@@ -54,22 +55,22 @@ class Bias(Section):
 
 
 class ModelSpec(Section):
-    """One transformer. `vocab`, `kv_heads`, `head_dim`, `mlp` and `max_length` may be left out."""
+    """One transformer. `vocab`, `kv_heads`, `head_dim`, `mlp` and `max_length` may be left at 0."""
 
-    vocab: Count | None = None
-    """Number of token ids; left out, the tokenizer's."""
+    vocab: Whole = 0
+    """Number of token ids; 0 is the tokenizer's."""
     layers: Count = 4
     """Blocks in the stack."""
     embed: Count = 256
     """Width of the residual stream, D."""
     heads: Count = 4
     """Query heads, N."""
-    kv_heads: Count | None = None
-    """Key and value heads, K; left out, as many as heads. Fewer is grouped-query attention."""
-    head_dim: Count | None = None
-    """Width of one head, H; left out, embed / heads."""
-    mlp: Count | None = None
-    """Hidden width of the MLP, F; left out, 4 x embed (8/3 x embed when gated, in eights)."""
+    kv_heads: Whole = 0
+    """Key and value heads, K; 0 is as many as heads. Fewer is grouped-query attention."""
+    head_dim: Whole = 0
+    """Width of one head, H; 0 is embed / heads."""
+    mlp: Whole = 0
+    """Hidden width of the MLP, F; 0 is 4 x embed (8/3 x embed when gated, in eights)."""
     activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
     """The MLP's nonlinearity; gelu is the exact one, gelu_tanh its approximation."""
     gated: bool = True
@@ -77,8 +78,8 @@ class ModelSpec(Section):
     norm: Norm = Norm()
     positions: Literal["rope", "learned", "none"] = "rope"
     """How positions enter: rotary in each attention, or a learned table added to the embedding."""
-    max_length: Count | None = None
-    """Longest sequence the positions cover; left out, the run's length."""
+    max_length: Whole = 0
+    """Longest sequence the positions cover; 0 is the run's length."""
     rope: Rope = Rope()
     tied: bool = True
     """The head is the embedding's transpose."""

@@ -1,6 +1,7 @@
 """TPU splash attention: blocks above the diagonal skipped, segments as ids."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,5 +27,6 @@ def splash(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool
     ids = jnp.ones((rows, length), jnp.int32) if segments is None else segments
     ids = kernel.SegmentIds(ids, ids)
     per_head = jax.vmap(run, in_axes=(0, 0, 0, None))
-    y = jax.vmap(per_head)(q, k, v, ids).transpose(0, 3, 1, 2, 4)
+    y: Any = jax.vmap(per_head)(q, k, v, ids)
+    y = y.transpose(0, 3, 1, 2, 4)
     return y.reshape(rows, length, heads, size)

@@ -37,13 +37,14 @@ class Forward(NamedTuple):
     """The network as pure functions. Keys is a key per row [B], or None: no dropout."""
 
     hidden: Callable[[Params, Batch, Array | None], tuple[Array, Aux]]
-    """tokens, positions and, when rows are packed, segments [B, L] -> [B, L, D] after the final norm, and sums to add."""
+    """tokens, positions and, when rows are packed, segments [B, L] -> hidden states [B, L, D] after
+    the final norm, and sums to add to the loss."""
     head: Callable[[Params], Params]
     """The few leaves the logits need: what the loss differentiates beside the hidden states."""
     logits: Callable[[Params, Array], Array]
     """(head, [..., D]) -> [..., padded V] float32; columns beyond the vocabulary are -1e9."""
     decode: Callable[[Params, Array, Cache], tuple[Array, Cache]]
-    """tokens [B, L] after what the cache holds -> the last one's logits [B, V], the longer cache."""
+    """tokens [B, L] after what the cache holds -> logits of the last [B, V], the longer cache."""
 
 
 class Attention(nn.Module):
@@ -97,7 +98,7 @@ class Block(nn.Module):
         x = self._residual(x, y, keys, 2 * layer + 1)
         y = Normalize(spec.norm, name="mlp_norm")(x)
         mlp = Mlp(
-            spec.mlp or 0,
+            spec.mlp,
             spec.activation,
             spec.gated,
             spec.bias.mlp,
@@ -133,7 +134,7 @@ class Stack(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0, 0),
+            in_axes=(nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]
             length=spec.layers,
             unroll=spec.unroll,
         )
@@ -164,10 +165,10 @@ class Transformer(nn.Module):
         x = Table((padded_vocab(spec), spec.embed), init, self.layout, name="embed")(tokens)
         turn = None
         if spec.positions == "learned":
-            table = Table((spec.max_length or 0, spec.embed), init, self.layout, name="positions")
+            table = Table((spec.max_length, spec.embed), init, self.layout, name="positions")
             x = x + table(positions)
         elif spec.positions == "rope":
-            turn = rotary(positions, spec.head_dim or 0, spec.rope)
+            turn = rotary(positions, spec.head_dim, spec.rope)
         x = dropout(x.astype(self.dtype), spec.dropout, keys, 0)
         x = self.layout.constrain(x, "batch", None, None)
         if not spec.tied:
@@ -212,19 +213,17 @@ def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
     Raises ConfigError when heads, mlp or the vocabulary do not divide over the mesh.
     """
     check_divides(spec, layout)
-    net = Transformer(spec, layout, dtype)
+    apply: Any = Transformer(spec, layout, dtype).apply
 
     def hidden(params: Params, batch: Batch, keys: Array | None) -> tuple[Array, Aux]:
-        x, _ = net.apply(
+        x, _ = apply(
             {"params": params}, batch["tokens"], batch.get("segments"), batch["positions"], keys
         )
         return x, {}
 
     def decode(params: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
         segments, positions, cache = cache.extend(tokens)
-        x, values = net.apply(
-            {"params": params}, tokens, segments, positions, None, cache.key_values()
-        )
+        x, values = apply({"params": params}, tokens, segments, positions, None, cache.key_values())
         scores = head_logits(select_head(params), x[:, -1:])  # not [B, L, V]: prompts are long
         return scores[:, 0, : spec.vocab], cache.with_values(values)
 
@@ -252,7 +251,7 @@ def _init(spec: ModelSpec, layout: Layout, dtype: DTypeLike, key: Array) -> Para
 
 def check_divides(spec: ModelSpec, layout: Layout) -> None:
     """Refuse what a mesh cannot split: query heads, the MLP, the (padded) vocabulary."""
-    sizes = {"heads": spec.heads, "mlp": spec.mlp or 0, "vocab": padded_vocab(spec)}
+    sizes = {"heads": spec.heads, "mlp": spec.mlp, "vocab": padded_vocab(spec)}
     for axis, size in sizes.items():
         if size % (shards := layout.size(axis)):
             fits = [n for n in range(1, shards) if size % n == 0][-1]

@@ -28,10 +28,15 @@ def clm(*, z_loss: float, shards: int) -> Objective:
         )
         if z_loss:
             auxiliary = {**auxiliary, "z_loss": sums.z_loss}
-        return Sums(sums.loss, weights.sum(), auxiliary, {
-            "accuracy": sums.correct,
-            "tokens": (batch["segments"] > 0).sum(),
-        })
+        return Sums(
+            sums.loss,
+            weights.sum(),
+            auxiliary,
+            {
+                "accuracy": sums.correct,
+                "tokens": (batch["segments"] > 0).sum(),
+            },
+        )
 
     return Objective(loss)
 

@@ -50,7 +50,7 @@ def cross_entropy(
 
 
 def chunks(rows: int, length: int, vocab: int) -> int:
-    """Parts of the sequence so that the logits of one stay under CHUNK_BYTES: a divisor of length."""
+    """Parts, a divisor of length, so that the logits of one stay under CHUNK_BYTES."""
     least = -(-rows * length * vocab * 4 // CHUNK_BYTES)
     return next((n for n in range(least, length) if length % n == 0), length)
 
@@ -60,11 +60,11 @@ def _cross_entropy(
     logits: Logits, z: float, count: int, head: Any, x: Array, targets: Array, weights: Array
 ) -> Loss:
     def one(total: Loss, part: tuple[Array, ...]) -> tuple[Loss, None]:
-        sums, _ = _softmax(logits(head, part[0]), *part[1:], z)
+        x, targets, weights = part
+        sums, _ = _softmax(logits(head, x), targets, weights, z)
         return jax.tree.map(jnp.add, total, sums), None
 
-    zero = Loss(*(jnp.zeros((), jnp.float32),) * 3)
-    return jax.lax.scan(one, zero, _split(count, x, targets, weights))[0]
+    return jax.lax.scan(one, _zero(), _split(count, x, targets, weights))[0]
 
 
 def _forward(
@@ -72,16 +72,16 @@ def _forward(
 ) -> tuple[Loss, tuple[Any, Array]]:
     def one(carry: tuple[Loss, Any], part: tuple[Array, ...]) -> tuple[tuple[Loss, Any], Array]:
         total, dhead = carry
-        scores, pullback = jax.vjp(logits, head, part[0])
-        sums, dscores = _softmax(scores, *part[1:], z)
+        x, targets, weights = part
+        scores, pullback = jax.vjp(logits, head, x)
+        sums, dscores = _softmax(scores, targets, weights, z)
         dh, dx = pullback(dscores)
         dhead = jax.tree.map(lambda a, b: a + b.astype(a.dtype), dhead, dh)
         return (jax.tree.map(jnp.add, total, sums), dhead), dx
 
-    zero = Loss(*(jnp.zeros((), jnp.float32),) * 3)
     dhead = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), head)
     parts = _split(count, x, targets, weights)
-    (total, dhead), dx = jax.lax.scan(one, (zero, dhead), parts)
+    (total, dhead), dx = jax.lax.scan(one, (_zero(), dhead), parts)
     dx = jnp.moveaxis(dx, 0, 1).reshape(x.shape)
     return total, (jax.tree.map(lambda d, h: d.astype(h.dtype), dhead, head), dx)
 
@@ -112,6 +112,10 @@ def _softmax(scores: Array, targets: Array, weights: Array, z: float) -> tuple[L
     return Loss(loss, z_loss, correct), dscores
 
 
+def _zero() -> Loss:
+    return Loss(*(jnp.zeros((), jnp.float32) for _ in Loss._fields))
+
+
 def _split(count: int, *arrays: Array) -> tuple[Array, ...]:
-    """[B, L, ...] -> [count, B, L / count, ...]: along the sequence, so that the batch stays whole."""
+    """[B, L, ...] -> [count, B, L / count, ...]: the sequence is cut, the batch stays whole."""
     return tuple(jnp.moveaxis(a.reshape(a.shape[0], count, -1, *a.shape[2:]), 1, 0) for a in arrays)

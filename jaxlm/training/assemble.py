@@ -123,7 +123,6 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
 
 def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer:
     """The run's own tokenizer: the one in its folder, else a given one or one trained now."""
-
     path = config.tokenizer.path
     kind, vocab = (None, 0) if path else (config.tokenizer.type, config.tokenizer.vocab)
 
@@ -146,13 +145,13 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
 
 
 def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Refuse what JAX would clamp in silence: ids beyond the vocabulary, positions beyond the table."""
-    if (spec.vocab or 0) < tokenizer.vocab:
+    """Refuse what JAX would clamp in silence: ids and positions beyond their tables."""
+    if spec.vocab < tokenizer.vocab:
         raise ConfigError(
             "model.vocab",
             f"{spec.vocab} is less than the tokenizer's {tokenizer.vocab} ids; leave it out",
         )
-    if (spec.max_length or 0) < config.length:
+    if spec.max_length < config.length:
         raise ConfigError(
             "length",
             f"{config.length} is longer than model.max_length={spec.max_length}; "
@@ -193,7 +192,7 @@ def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[st
         layers=spec.layers,
         length=length,
         heads=spec.heads,
-        head_dim=spec.head_dim or 0,
+        head_dim=spec.head_dim,
     )
     return {
         "parameters": size(live) + size(frozen),

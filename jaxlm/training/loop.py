@@ -11,19 +11,20 @@ import jax
 from jaxlm.checkpoint.owner import own
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed
-from jaxlm.core.errors import DONE, STOPPED, JaxlmError, OutOfMemoryError
+from jaxlm.core.errors import DONE, INTERNAL, STOPPED, JaxlmError
 from jaxlm.core.platform import choose_platform, use_compile_cache
 from jaxlm.data.pipeline import prefetch
 from jaxlm.observe import flops, memory, record, report, trackers
 from jaxlm.observe.metrics import Metrics
 from jaxlm.observe.profile import Profiler
 from jaxlm.observe.progress import Progress
+from jaxlm.plan.memory import is_out_of_memory
 from jaxlm.training import resume
 from jaxlm.training.assemble import Run, assemble
 from jaxlm.training.evaluate import evaluate, place
+from jaxlm.training.shortage import out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
-from jaxlm.training.step import TrainState
 from jaxlm.training.window import Window
 
 
@@ -43,7 +44,9 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
         voice = Progress(folder, name=config.name, steps=config.steps or 0, primary=primary)
         with voice:
             config = inherit(config)
-            distributed.agree("go on", lambda: resume.accept(config, folder, allow_change, voice.say))
+            distributed.agree(
+                "go on", lambda: resume.accept(config, folder, allow_change, voice.say)
+            )
             config.watch()
             run = assemble(config, folder, voice)
             if (run.keeper.checkpoints.latest() or 0) >= run.steps:
@@ -69,8 +72,8 @@ class Loop:
         self._step = int(self._state.step)
         self._window = Window(meta.get("window"), config.optimizer.max_skipped)
         self._score: float | None = meta.get("score")
-        self._code: int = 1
-        self._status = "failed"
+        self._code, self._status = INTERNAL, "failed"
+        self._compiled: Any = None
         self._metrics = self._open_metrics()
         self._seconds = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "evaluate_seconds": 0.0}
 
@@ -79,11 +82,14 @@ class Loop:
         run, config = self._run, self._run.config
         try:
             batch = place(run.data, run.layout, config.batch, run.rows)
-            step = self._compile(batch(self._step))
+            step = self._compiled = self._compile(batch(self._step))
             key = jax.random.fold_in(jax.random.key(config.seed), 2)
             self._signals.patient()
             batches = prefetch(batch, self._step, run.steps)
-            with closing(batches), Profiler(config.profile.steps, run.folder / "profile") as profiler:
+            with (
+                closing(batches),
+                Profiler(config.profile.steps, run.folder / "profile") as profiler,
+            ):
                 self._start = time.monotonic()
                 while self._step < run.steps:
                     profiler.at(self._step, self._state)
@@ -96,9 +102,11 @@ class Loop:
                         return self._end(STOPPED, f"stopped by {stopped}")
             return self._end(DONE, "done")
         except Exception as error:
+            if is_out_of_memory(error):
+                error = out_of_memory(run, self._voice, self._compiled)
             self._status = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._code = error.code if isinstance(error, JaxlmError) else 1
-            raise
+            self._code = error.code if isinstance(error, JaxlmError) else INTERNAL
+            raise error
 
     def close(self) -> None:
         """Whatever happened, what was measured is on the disk and the record says how it ended."""

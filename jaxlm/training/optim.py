@@ -111,7 +111,8 @@ def adafactor(
 
 def muon(o: keys.Muon, rate: Rate, decay: Decay, axes: AxesTable) -> optax.GradientTransformation:
     """Jordan et al. 2024, with updates of AdamW's size (Liu et al. 2025, eq. 4): one rate serves
-    matrices and the rest. What is a matrix comes from the axes table, not from the rank."""
+    matrices and the rest. What is a matrix comes from the axes table, not from the rank.
+    """
     return optax.contrib.muon(
         rate,
         beta=o.momentum,
@@ -158,7 +159,7 @@ def build(o: Any, live: Params, *, steps: int, axes: AxesTable) -> Optimizer:
     return Optimizer(tx, rate, average if o.type == "schedule_free_adamw" else _same)
 
 
-def matrices(params: Params, axes: AxesTable) -> Any:
+def matrices(params: Any, axes: AxesTable) -> Any:
     """Muon's dimension numbers: inputs against outputs for kernels of blocks, None for the rest."""
 
     def one(name: str, leaf: Any) -> Any:

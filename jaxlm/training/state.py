@@ -14,7 +14,7 @@ from jaxlm.core import tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
-from jaxlm.inference.run import adapted, base_name, base_params, open_run, shapes
+from jaxlm.inference.run import Base, adapted, base_name, base_params, open_run, shapes
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params
@@ -53,8 +53,8 @@ class Keeper:
     optimizer: Optimizer
     mask: Mask
     checkpoints: Checkpoints
-    base: dict[str, Any] | None
-    """Of a run with `init`: the step and digest of the base, whose frozen part is never written."""
+    base: Base
+    """Step and digest of `init`, whose frozen part is never written; empty without one."""
 
     def fresh(self, spec: ModelSpec, warn: Callable[[str], None]) -> TrainState:
         """The state before the first step."""
@@ -114,8 +114,8 @@ class Keeper:
         return TrainState(jax.device_put(jnp.int32(step), whole), params, opt_state)
 
 
-def newest_base(config: RunConfig) -> dict[str, Any] | None:
+def newest_base(config: RunConfig) -> Base:
     """The name of the base that a fresh run with `init` starts from."""
     if not config.init:
-        return None
+        return {}
     return base_name(config.init, committed(f"{config.init}/checkpoints")[-1])

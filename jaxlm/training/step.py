@@ -48,8 +48,7 @@ def train_step(
     trainable: Mask,
     microbatches: int,
 ) -> tuple[TrainState, Metrics]:
-    """One update: differentiates only what is trainable, sums over microbatches, divides once by the
-    global weight.
+    """One update: differentiates only what is trainable, sums over microbatches, divides once.
 
     batch: arrays [B, L]; B a multiple of microbatches. key: the run's root; the step is folded in
     here, then each row its index. A NaN or infinite gradient leaves parameters and optimizer state

@@ -1,0 +1,49 @@
+"""When a step does not fit: what takes the memory, and three overrides that help."""
+
+from typing import Any
+
+import jax
+
+from jaxlm.core import tree
+from jaxlm.core.errors import OutOfMemoryError
+from jaxlm.inference.run import compute_dtype, shapes
+from jaxlm.models.axes import AXES
+from jaxlm.objectives.xent import CHUNK_BYTES
+from jaxlm.observe import memory
+from jaxlm.observe.progress import Progress
+from jaxlm.plan.memory import Step, estimate, memory_table, overrides
+from jaxlm.training.assemble import Run
+
+
+def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemoryError:
+    """Say the table, and return the error that ends the run with exit code 8.
+
+    compiled: the step as jax.stages.Compiled, where it came that far.
+    """
+    config, layout = run.config, run.layout
+    params = shapes(config, run.spec, layout)
+    live, _ = tree.partition(params, run.keeper.mask)
+    opt_state = layout.placed(jax.eval_shape(run.keeper.optimizer.tx.init, live), AXES)
+    step = Step(
+        spec=run.spec,
+        batch=config.batch,
+        length=config.length,
+        microbatches=config.microbatches,
+        data=layout.mesh.shape["data"],
+        fsdp=layout.mesh.shape["fsdp"],
+        compute_dtype=compute_dtype(config.compute_dtype),
+        chunk_bytes=CHUNK_BYTES,
+    )
+    use = estimate(step, params, opt_state, run.keeper.mask)
+    advice = overrides(
+        step,
+        use,
+        optimizer=config.optimizer.type,
+        state_dtype=config.optimizer.state_dtype,
+        param_dtype=config.param_dtype,
+        lora_rank=config.lora.rank,
+        pretrained=bool(config.init),
+    )
+    voice.say(memory_table(use, advice, limit=memory.byte_limit(), compiled=compiled))
+    keys = ", ".join(line.split("  ")[0] for line in advice)
+    return OutOfMemoryError("memory", f"the step does not fit on the device; try {keys}")
