@@ -49,7 +49,10 @@ Arguments = Annotated[
     ),
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, for example runs/run.")]
-Platform = Annotated[str, typer.Option(help="auto, cpu, gpu or tpu.")]
+Platform = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, gpu or tpu; the run's own by default.", show_default=False),
+]
 
 
 def _version(asked: bool) -> None:
@@ -83,7 +86,6 @@ def train(
     from jaxlm.config.load import load
 
     config = load(*_split(arguments))
-    _start(config.platform, config.deterministic)
     from jaxlm.training import loop
 
     return loop.train(config, allow_change=tuple(allow_change or ()))
@@ -102,10 +104,10 @@ def generate(
         int, typer.Option(min=0, help="Sample from this many likeliest tokens; 0 from all.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Root of the sampling.")] = 0,
-    platform: Platform = "auto",
+    platform: Platform = None,
 ) -> None:
     """Continue a prompt with a trained model, writing as it goes."""
-    _start(platform)
+    _start(platform or _platform_of(run))
     from jaxlm.inference import model
 
     loaded = model.load(run)
@@ -129,10 +131,10 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Most batches to score; the run's evaluate.batches by default."),
     ] = None,
-    platform: Platform = "auto",
+    platform: Platform = None,
 ) -> None:
     """Score a run's newest checkpoint on its validation data."""
-    _start(platform)
+    _start(platform or _platform_of(run))
     from jaxlm.training.evaluate import evaluate_run
 
     for name, value in evaluate_run(run, batches).items():
@@ -230,10 +232,33 @@ def data_inspect(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many to print.")] = 3,
 ) -> None:
     """Print rows of the training data as the model will see them, trained tokens colored."""
-    from jaxlm.config.load import load
-    from jaxlm.data.inspect import inspect
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
 
-    inspect(load(*_split(arguments)), rows)
+    from jaxlm.config.load import load
+
+    config = load(*_split(arguments))
+    _start("cpu")
+    from jaxlm.data import inspect, pipeline
+    from jaxlm.observe.progress import Progress
+    from jaxlm.training.assemble import get_tokenizer
+
+    with TemporaryDirectory() as scratch:
+        own = Path(config.folder, "tokenizer")
+        folder = own if own.is_dir() else Path(scratch, "tokenizer")
+        with Progress(scratch, name=config.name, steps=0, primary=True, stream=sys.stderr) as voice:
+            tokenizer = get_tokenizer(config, folder, voice)
+            data, _ = pipeline.open_data(
+                config.data.train,
+                config.data.validation,
+                tokenizer=tokenizer,
+                parse_special=config.data.parse_special,
+                cache=config.data.cache,
+                length=config.length,
+                seed=config.seed,
+                say=voice.say,
+            )
+    print(inspect.inspect(data, tokenizer, rows, color=sys.stdout.isatty()))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -320,9 +345,17 @@ def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
     return file, overrides
 
 
-def _start(platform: str, deterministic: bool = False) -> None:
+def _platform_of(run: str) -> str:
+    """Where a run was trained; auto for what is no run, which whoever loads it will say."""
+    from jaxlm.config.load import load
+
+    config = os.path.join(run, "config.yaml")
+    return load(config).platform if os.path.isfile(config) else "auto"
+
+
+def _start(platform: str) -> None:
     """Choose where jax computes and where it keeps compiled programs, before it is imported."""
     from jaxlm.core.platform import choose_platform, use_compile_cache
 
-    choose_platform(platform, deterministic=deterministic)
+    choose_platform(platform)
     use_compile_cache()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jaxlm
 from jaxlm.config.keys import documented
+from jaxlm.config.schema import Mesh
+from jaxlm.core.mesh import AXES
 
 PACKAGE = Path(jaxlm.__file__).parent
 
@@ -30,4 +32,6 @@ def test_every_key_is_read():
                 for n in ast.walk(ast.parse(path.read_text()))
                 if isinstance(n, ast.Attribute)
             }
+    assert tuple(Mesh.model_fields) == AXES and "mesh" in read  # which is read axis by axis
+    read |= set(AXES)
     assert [key for key in documented() if key.rpartition(".")[2] not in read] == []

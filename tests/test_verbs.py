@@ -1,0 +1,125 @@
+"""Every verb on one real run: trained here in a few steps, on text of this checkout."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jaxlm import cli
+from jaxlm.checkpoint import inspect
+from jaxlm.core import errors
+
+TINY = [
+    "steps=4",
+    "batch=8",
+    "length=32",
+    "model.layers=1",
+    "model.embed=32",
+    "model.heads=2",
+    "tokenizer.vocab=300",
+    "data.validation=0.3",
+    "log.every=2",
+    "platform=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, and the words that made it."""
+    folder = tmp_path_factory.mktemp("verbs")
+    (folder / "text").mkdir()
+    for index, part in enumerate(Path(cli.__file__).read_text().split("\n\n")):
+        (folder / "text" / f"{index:03}.txt").write_text(part)
+    words = [
+        f"data.train={folder}/text",
+        f"data.cache={folder}/cache",
+        f"run_dir={folder}/run",
+        *TINY,
+    ]
+    assert cli.run(["train", *words]) == errors.DONE
+    return folder / "run", words
+
+
+def test_training_again_has_nothing_left_to_do(run, capsys):
+    folder, words = run
+    before = inspect.digest(folder / "checkpoints")
+    assert cli.run(["train", *words]) == errors.DONE
+    assert "nothing left to do" in capsys.readouterr().out
+    assert inspect.digest(folder / "checkpoints") == before
+
+
+def test_a_changed_key_is_refused_by_name_unless_allowed(run, capsys, tmp_path):
+    folder, words = run
+    copy = shutil.copytree(folder, tmp_path / "run")
+    words = [*words, f"run_dir={copy}"]
+    assert cli.run(["train", *words, "optimizer.b1=0.5"]) == errors.CONFIG
+    error = capsys.readouterr().err
+    assert "optimizer.b1: 0.9 -> 0.5" in error and len(error.splitlines()) == 1
+    words = [*words, "steps=5", "optimizer.b1=0.5"]
+    assert cli.run(["train", *words, "--allow-change", "optimizer.b1"]) == errors.DONE
+    assert inspect.digest(copy / "checkpoints")[0] == 5
+
+
+def test_generate_streams_the_same_text_for_the_same_seed(run, capsys):
+    folder, _ = run
+    words = ["--prompt", "def ", "--max-tokens", "8", "--temperature", "0.9", "--seed", "3"]
+    assert cli.run(["generate", str(folder), *words]) == errors.DONE
+    first = capsys.readouterr().out
+    assert cli.run(["generate", str(folder), *words]) == errors.DONE
+    assert capsys.readouterr().out == first and first.startswith("def ")
+
+
+def test_eval_prints_a_line_per_figure(run, capsys):
+    folder, _ = run
+    assert cli.run(["eval", str(folder), "--batches", "1"]) == errors.DONE
+    figures = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert {"loss", "perplexity", "bits_per_byte"} <= set(figures)
+    assert float(figures["loss"]) > 0
+
+
+def test_checkpoints_are_listed_digested_and_verified(run, capsys):
+    folder, _ = run
+    step, digest = inspect.digest(folder / "checkpoints")
+    assert cli.run(["checkpoint", "digest", str(folder)]) == errors.DONE
+    assert capsys.readouterr().out == f"{step} {digest}\n"
+    assert cli.run(["checkpoint", "list", str(folder)]) == errors.DONE
+    assert digest[:16] in capsys.readouterr().out
+    assert cli.run(["checkpoint", "verify", str(folder)]) == errors.DONE
+    assert capsys.readouterr().out.endswith("all as saved\n")
+
+
+def test_the_report_is_one_page(run, capsys):
+    folder, _ = run
+    assert cli.run(["report", str(folder)]) == errors.DONE
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+
+
+def test_data_inspect_shows_text_and_uses_no_color_in_a_pipe(run, capsys):
+    _, words = run
+    assert cli.run(["data", "inspect", *words, "-n", "2"]) == errors.DONE
+    out = capsys.readouterr().out
+    assert re.search(r"row 0: \d+ documents, \d+ of 32 tokens trained", out) and "row 1" in out
+    assert "\x1b" not in out
+
+
+def test_the_run_keeps_a_configuration_that_trains_it(run, capsys):
+    folder, _ = run
+    assert cli.run(["train", str(folder)]) == errors.DONE
+    assert "nothing left to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["generate", "nowhere", "--prompt", "a"], errors.CHECKPOINT),
+        (["eval", "nowhere"], errors.CHECKPOINT),
+        (["checkpoint", "list", "nowhere"], errors.CHECKPOINT),
+        (["checkpoint", "digest", "nowhere"], errors.CHECKPOINT),
+        (["report", "nowhere"], errors.DATA),
+    ],
+)
+def test_a_run_that_is_not_there_is_one_line(words, code, capsys):
+    assert cli.run(words) == code
+    error = capsys.readouterr().err
+    assert error.startswith("jaxlm: error: nowhere") and len(error.splitlines()) == 1
