@@ -4,6 +4,7 @@ Meshes are Auto: the compiler propagates shardings, and `Layout.constrain` pins 
 not choose. More axes (sequence, expert, stage) are a name in AXES and a row in RULES.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,12 +52,13 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Me
     if -1 in shape and len(devices) % known == 0:
         shape[shape.index(-1)] = len(devices) // known
     if int(np.prod(shape)) != len(devices):
-        fits = {"data": 1, "fsdp": len(devices), "tensor": 1}
         given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        tensor = math.gcd(len(devices), shape[2])
+        data = math.gcd(len(devices) // tensor, shape[0])
+        fits = zip(AXES, (data, len(devices) // tensor // data, tensor), strict=True)
+        use = " ".join(f"mesh.{axis}={size}" for axis, size in fits)
         raise ConfigError(
-            "mesh",
-            f"{given} does not give the {len(devices)} devices here; "
-            f"use fsdp=-1, or sizes whose product is {len(devices)} such as {fits}",
+            "mesh", f"{given} does not give the {len(devices)} devices here; use {use}"
         )
     return jax.make_mesh(tuple(shape), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
