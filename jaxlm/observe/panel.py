@@ -67,7 +67,7 @@ class View:
             self.losses.append(loss)
 
     def __rich__(self) -> RenderableType:
-        done = self.step / self.steps
+        done = self.step / max(1, self.steps)
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(ratio=1)
         bar.add_column(justify="right", min_width=4)
@@ -79,7 +79,7 @@ class View:
             Text(left, "dim"),
         )
         title = Text.assemble((" jaxlm ", "bold cyan"), (words.printable(self.name) + " ", "dim"))
-        subtitle = Text(f" step {self.step:,} of {self.steps:,} ", "dim")
+        subtitle = Text(f" step {self.step:,} of {self.steps:,} " if self.steps else "", "dim")
         parts = [bar, Text(), self._table(), self._status()]
         return Panel(
             Group(*parts),

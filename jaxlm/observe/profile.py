@@ -11,7 +11,7 @@ from jaxlm.core.errors import ConfigError
 
 
 class Profiler:
-    """Traces steps A to B, without B, into `folder/profile`; does nothing when steps is None.
+    """Traces steps A to B, without B, into `folder`; does nothing when steps is None.
 
     A context manager: the trace is written when the block ends, by an exception too.
     """
@@ -19,7 +19,7 @@ class Profiler:
     def __init__(self, steps: str | None, folder: str | os.PathLike[str]):
         """steps: `A:B`. Raises ConfigError when it names no step."""
         self._first, self._end = _range(steps) if steps else (0, 0)
-        self._folder = Path(folder) / "profile"
+        self._folder = Path(folder)
         self._running = False
 
     def at(self, step: int, wait_for: Any = None) -> None:

@@ -51,7 +51,10 @@ class Progress:
         stream: TextIO | None = None,
         quiet: float = 10.0,
     ):
-        """name: of the run. stream: stdout by default. quiet: seconds until a heartbeat."""
+        """name: of the run. steps: 0 where `expect` will tell. stream: stdout by default.
+
+        quiet: seconds until a heartbeat.
+        """
         self._stream = sys.stdout if stream is None else stream
         self._primary, self._quiet = primary, quiet
         self._lock = threading.RLock()
@@ -65,6 +68,10 @@ class Progress:
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         if primary:
             self._heart.start()
+
+    def expect(self, steps: int) -> None:
+        """How many steps the run has, where that was not known at the start."""
+        self._steps = self._view.steps = steps
 
     def say(self, text: str) -> None:
         """One line, or several."""
@@ -187,7 +194,8 @@ class Progress:
             name, since = self._phases[-1]
             return f"{name}... {words.duration(now - since)}"
         since = words.duration(now - self._last_row)
-        return f"working... {since} since step {self._view.step}/{self._steps}"
+        step = f" since step {self._view.step}/{self._steps}" if self._view.step else ""
+        return f"working... {since}{step}"
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -24,6 +24,7 @@ from jaxlm.observe.metrics import Row
 
 FILE = "report.html"
 _PAGE = Path(__file__).parent / "page"
+_TONES = ("running", "done", "stopped", "unknown")
 
 
 def write(run_dir: str | os.PathLike[str]) -> Path:
@@ -58,7 +59,7 @@ def page(name: str, rows: Sequence[Row], past: record.Record, config: str) -> st
         style=style,
         script=script,
         status=html.escape(status),
-        tone=status if status in ("running", "done", "stopped", "unknown") else "failed",
+        tone=next((tone for tone in _TONES if status.startswith(tone)), "failed"),
         tiles="".join(_tile(*tile) for tile in _tiles(rows, starts)),
         facts="".join(_line(*fact) for fact in _facts(rows, past)),
         starts="".join(_start(start) for start in starts),

@@ -33,6 +33,7 @@ class Run(NamedTuple):
     id: str
     """Stays the same when the run is resumed."""
     config: dict[str, Any]
+    """Dotted keys."""
     step: int
     """The step that this start continues from."""
 
@@ -229,14 +230,25 @@ def start(
 ) -> list[Tracker]:
     """Start the named trackers for a run that continues from `step`; process 0 alone calls this.
 
-    config: dotted keys to plain values, shown beside the curves. warn: gets one line per tracker
-    that fails, from its thread. Raises ConfigError as `require` does.
+    config: plain values by key, nested or not, shown beside the curves. warn: gets one line per
+    tracker that fails, from its thread. Raises ConfigError as `require` does.
     """
     require(names)
     if not names:
         return []
-    run = Run(Path(folder), name, _id(Path(folder)), config, step)
+    run = Run(Path(folder), name, _id(Path(folder)), _flat(config), step)
     return [Tracker(each, lambda each=each: TRACKERS[each][1](run), warn) for each in names]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys: a tracker of flat keys would show a section as one long text."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def _id(folder: Path) -> str:

@@ -38,8 +38,8 @@ class Screen(io.StringIO):
         return super().write(text)
 
 
-def progress(folder, stream, *, primary=True, quiet=60.0):
-    return Progress(folder, name="run", steps=100, primary=primary, stream=stream, quiet=quiet)
+def progress(folder, stream, *, primary=True, quiet=60.0, steps=100):
+    return Progress(folder, name="run", steps=steps, primary=primary, stream=stream, quiet=quiet)
 
 
 def test_the_log_holds_the_lines_of_the_screen(tmp_path):
@@ -120,7 +120,7 @@ def test_a_screen_or_a_disk_that_goes_away_does_not_stop_the_run(tmp_path):
     assert screen.getvalue().count("loss 2.5000") == 2
 
 
-def on_terminal(folder, monkeypatch, kind):
+def on_terminal(folder, monkeypatch, kind, steps=100):
     monkeypatch.setenv("TERM", kind)
     monkeypatch.setenv("COLUMNS", "100")
     ours, theirs = os.openpty()
@@ -128,7 +128,9 @@ def on_terminal(folder, monkeypatch, kind):
         found = []
         reader = threading.Thread(target=lambda: found.extend(iter(lambda: _read(ours), b"")))
         reader.start()
-        with progress(folder, stream) as voice:
+        with progress(folder, stream, steps=steps) as voice:
+            if not steps:
+                voice.expect(40)
             voice.row(ROW)
     reader.join()
     os.close(ours)
@@ -148,6 +150,12 @@ def test_a_terminal_gets_a_panel_and_keeps_its_cursor(tmp_path, monkeypatch):
         assert part in shown
     assert "\x1b[?25l" not in shown  # hidden, it would stay so after kill -9
     assert "loss 2.5000" in (tmp_path / FILE).read_text()
+
+
+def test_the_panel_waits_for_the_number_of_steps(tmp_path, monkeypatch):
+    shown = on_terminal(tmp_path, monkeypatch, "xterm-256color", steps=0)
+    assert "step 20 of 40" in shown
+    assert "50%" in shown
 
 
 def test_a_dumb_terminal_gets_lines(tmp_path, monkeypatch):

@@ -31,7 +31,9 @@ def events(folder):
 
 
 def track(folder, names, *, step=0, rows=(), warn=pytest.fail):
-    trackers = start(names, folder, name="run", config={"batch": 8}, step=step, warn=warn)
+    trackers = start(
+        names, folder, name="run", config={"batch": 8, "model": {"layers": 2}}, step=step, warn=warn
+    )
     metrics = Metrics(folder, trackers, primary=True, warn=warn)
     for row in rows:
         metrics.row(row)
