@@ -99,7 +99,7 @@ class ModelSpec(Section):
     @model_validator(mode="after")
     def _divides(self) -> "ModelSpec":
         f = vars(self)
-        if f["head_dim"] is None and f["embed"] % f["heads"]:
+        if not f["head_dim"] and f["embed"] % f["heads"]:
             raise ValueError(
                 f"embed={f['embed']} does not split over heads={f['heads']}; set head_dim"
             )

@@ -106,7 +106,8 @@ def test_the_choice_is_what_jax_sees(tmp_path):
 def test_the_compile_cache_is_private(fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = platform.use_compile_cache()
-    assert folder == platform.compile_cache() and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert folder is not None and folder == platform.compile_cache()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     folder.chmod(0o777)  # others may have put programs there
     assert platform.use_compile_cache() is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ
