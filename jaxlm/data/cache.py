@@ -29,7 +29,9 @@ from jaxlm.text.tokenizer import Tokenizer
 FORMAT = 1
 """Part of the key: raise it when what is written changes."""
 CHUNK = 2**22
-"""Characters per call of the tokenizer; longer documents are cut at a line's end first."""
+"""Characters per call of the tokenizer. Longer documents are tokenized in parts."""
+PART = 2**18
+"""Characters in such a part, at most."""
 LARGE = 2**26
 """Bytes from which a file's digest is remembered by its name, size and time of change."""
 SPLITS = ("train", "held")
@@ -87,13 +89,12 @@ def tokenized(
     root = default_folder() if folder is None else Path(folder).expanduser()
     with _writing(root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _clear(root)
     what = [FORMAT, source.field, tokenizer.digest, parse_special, hold_out]
     key = _key(source, what, root)
     if (cached := _open(root / key)) is not None:
         return cached
-    folder = root / f"tmp-{uuid.uuid4().hex}"
-    with _writing(folder), _locked(folder):
+    _clear(root)
+    with _writing(root), _temporary(root) as folder:
         _write(folder, source, tokenizer, parse_special, hold_out, say)
         if _key(source, what, root) != key:
             raise DataError(source.path, "its files changed while they were read; run again")
@@ -129,7 +130,7 @@ def _digest(file: Any, root: Path) -> str:
         with file.open("rb") as stream:
             while block := stream.read(2**22):
                 digest.update(block)
-    with _writing(memory):
+    with suppress(OSError):  # a cache that may only be read is one too
         fresh = root / f"digest-{uuid.uuid4().hex}"
         fresh.write_text(digest.hexdigest())
         fresh.rename(memory)
@@ -137,28 +138,28 @@ def _digest(file: Any, root: Path) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """A new folder that others leave alone while this process lives, and that then is gone."""
-    folder.mkdir(mode=0o700)
-    try:
-        with (folder / "locking").open("w") as lock:
-            with suppress(OSError):  # where files cannot be locked, nobody clears either
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                (folder / "locking").rename(folder / "lock")  # never seen unlocked
-            yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _temporary(root: Path) -> Iterator[Path]:
+    """A new folder in `root` that others leave alone while this process lives, and that then goes.
+
+    Where files cannot be locked, nothing is cleared either.
+    """
+    folder = root / f"tmp-{uuid.uuid4().hex}"
+    with (root / "lock").open("w") as lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear(root: Path) -> None:
-    """Remove what processes that died left half written: nobody holds its lock."""
-    for lock in root.glob("tmp-*/lock"):
-        try:
-            with lock.open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.parent, ignore_errors=True)
-        except OSError:
-            continue  # held, or gone
+    """Remove what killed processes left half written, when no other process writes."""
+    with suppress(OSError), (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in root.glob("tmp-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _key(source: Source, what: list[Any], root: Path) -> str:
@@ -217,8 +218,6 @@ def _write(
 
 def _publish(folder: Path, final: Path) -> None:
     """Give a finished cache its name, unless another process was quicker."""
-    for lock in folder.glob("lock*"):
-        lock.unlink()
     try:
         folder.rename(final)
     except OSError:
@@ -244,16 +243,13 @@ class _Writer:
         self.tokens = self.documents = 0
         self.offsets.write(np.int64(0).astype("<i8").tobytes())
 
-    def add(self, ids: list[int]) -> None:
+    def add(self, ids: np.ndarray) -> None:
         """Append one document. Raises DataError for an id outside the vocabulary."""
-        array = np.asarray(ids, np.int64)
-        if array.min() < 0 or array.max() >= self.vocab:
-            wrong = (
-                f"the tokenizer gave id {array.max()}, outside its vocabulary of {self.vocab} ids"
-            )
+        if ids.min() < 0 or ids.max() >= self.vocab:
+            wrong = f"the tokenizer gave id {ids.max()}, outside its vocabulary of {self.vocab} ids"
             raise DataError(self.where, f"{wrong}; its files do not belong together")
-        self.ids.write(array.astype(self.dtype).tobytes())
-        self.tokens += array.size
+        self.ids.write(ids.astype(self.dtype).tobytes())
+        self.tokens += ids.size
         self.documents += 1
         self.offsets.write(np.int64(self.tokens).astype("<i8").tobytes())
 
@@ -283,23 +279,25 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _encoded(texts: list[str], tokenizer: Tokenizer, parse_special: bool) -> list[list[int]]:
-    parts = [(index, part) for index, text in enumerate(texts) for part in _parts(text)]
-    encoded = tokenizer.encode_batch([part for _, part in parts], parse_special=parse_special)
-    found = [[] if tokenizer.bos is None else [tokenizer.bos] for _ in texts]
-    for (index, _), ids in zip(parts, encoded, strict=True):
-        found[index] += ids
-    return [[*ids, tokenizer.eos] for ids in found]
+def _encoded(texts: list[str], tokenizer: Tokenizer, parse_special: bool) -> list[np.ndarray]:
+    """int64 ids of each document: [bos] ids eos."""
+    first = [] if tokenizer.bos is None else [tokenizer.bos]
+    found = [[np.array(first, np.int64)] for _ in texts]
+    owners = iter([index for index, text in enumerate(texts) for _ in _parts(text)])
+    for group in _batches(part for text in texts for part in _parts(text)):
+        for ids in tokenizer.encode_batch(group, parse_special=parse_special):
+            found[next(owners)].append(np.array(ids, np.int64))
+    return [np.concatenate([*pieces, [tokenizer.eos]]) for pieces in found]
 
 
 def _parts(text: str) -> Iterator[str]:
-    """A text, or, of one too long for a tokenizer's memory, parts that end where a line ends."""
+    """A text, or parts that end where a line ends of one too long for a tokenizer's memory."""
     start = 0
-    while len(text) - start > CHUNK:
-        end = text.rfind("\n", start, start + CHUNK) + 1 or start + CHUNK
+    while len(text) > CHUNK and len(text) - start > PART:
+        end = text.rfind("\n", start, start + PART) + 1 or start + PART
         yield text[start:end]
         start = end
-    yield text[start:] if start else text
+    yield text[start:]
 
 
 def _told(texts: Iterable[str], name: str, say: Say | None) -> Iterator[str]:

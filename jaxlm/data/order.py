@@ -4,6 +4,8 @@ Row i of an endless, shuffled, mixed sequence is found without the rows before i
 number of processes, and costs no memory.
 """
 
+import hashlib
+
 import numpy as np
 
 ROUNDS = 8
@@ -30,7 +32,8 @@ def _permuted(index: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
     """
     half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
     mask = np.uint64((1 << int(half)) - 1)
-    keys = np.random.SeedSequence(key).generate_state(ROUNDS, np.uint64)
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8 * ROUNDS).digest()
+    keys = np.frombuffer(digest, "<u8").astype(np.uint64)
     values = index.astype(np.uint64)
     outside = np.ones(values.shape, bool)
     while outside.any():

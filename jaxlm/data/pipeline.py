@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +21,7 @@ from jaxlm.data.packing import Batch
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 Sources = tuple[Source, ...]
 Validation = float | tuple[Source, ...] | None
 
@@ -188,7 +188,9 @@ def training_texts(train: Sources, validation: Validation) -> Iterator[str]:
     return (text for text in texts if not share or not held_out(text, share))
 
 
-def prefetch(fn: Callable[[int], T], first: int, last: int, depth: int = 2) -> Iterator[T]:
+def prefetch(
+    fn: Callable[[int], Item], first: int, last: int, depth: int = 2
+) -> Generator[Item, None, None]:
     """fn(first), ..., fn(last - 1), computed by one thread up to `depth` ahead.
 
     What `fn` raises is raised here, at its place. Closing the iterator ends the thread.
@@ -215,7 +217,7 @@ def _weights(train: Sources) -> tuple[float, ...] | None:
 
 
 def _not_empty(source: Source, found: Cached, share: float) -> None:
-    if found.train.ids.size:
+    if found.train.ids.size > 1:  # one token alone is no row
         return
     counts = Counter(found.counts)
     if counts["documents"]:

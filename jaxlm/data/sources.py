@@ -23,7 +23,6 @@ STDLIB = "stdlib"
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 EXTRAS = {"gs": "gcs", "s3": "s3"}
 """Scheme of a remote path -> the extra that reads it."""
-FORMATS = (".txt", ".jsonl", ".parquet")
 MAGIC = re.compile(r"[*?\[]")
 BOM = b"\xef\xbb\xbf"
 
@@ -225,6 +224,8 @@ READERS: dict[str, Callable[[Any, str], Iterator[str]]] = {
     ".parquet": _parquet,
     ".py": _python,
 }
+"""Suffix -> what reads such a file, given the column of the text. A new format is a row here."""
+FORMATS = tuple(name for name in READERS if name != ".py")  # Python only as the standard library
 
 
 def _decoded(data: bytes, file: Any, line: int) -> str:
@@ -241,7 +242,7 @@ def _record(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        wrong = f"not JSON: {error.msg}; write one object per line"
+        wrong = f"not JSON: {error.msg.removesuffix(' at')}; write one object per line"
         raise DataError(f"{where}:{error.colno}", wrong) from None
     except (ValueError, RecursionError) as error:
         raise DataError(where, f"not JSON that can be read: {error}") from None

@@ -1,0 +1,50 @@
+import itertools
+import re
+
+import numpy as np
+
+from jaxlm.data.cache import Tokens
+from jaxlm.data.inspect import inspect
+from jaxlm.data.pipeline import Dataset
+
+
+def dataset(tokenizer, texts, length):
+    documents = [[*tokenizer.encode(text), tokenizer.eos] for text in texts]
+    ids = np.array(list(itertools.chain(*documents)), np.uint16)
+    offsets = np.cumsum([0, *map(len, documents)])
+    return Dataset((Tokens(ids, offsets, "s", "d"),), None, length, tokenizer.vocab, 0, None)
+
+
+TEXTS = ["the fox", "quick brown dog", "jumps"]
+
+
+def test_a_row_shows_counts_text_and_boundaries(tokenizer):
+    data = dataset(tokenizer, TEXTS, 512)
+    shown = inspect(data, tokenizer, 5, color=False)
+    tokens = data.tokens
+    assert shown.startswith(f"row 0: 3 documents, {tokens - 3} of 512 tokens trained, ")
+    assert f"{tokens / 512:.1%} filled" in shown
+    assert "\x1b" not in shown
+    for number, text in enumerate(TEXTS, 1):
+        assert f"\n[document {number}] {text}<|endoftext|>" in shown
+
+
+def test_trained_tokens_are_green_and_the_others_are_not(tokenizer):
+    shown = inspect(dataset(tokenizer, TEXTS, 512), tokenizer, 1, color=True)
+    green = re.findall("\x1b\\[32m(.*?)\x1b\\[0m", shown)
+    assert [part.removesuffix("<|endoftext|>") for part in green] == [
+        tokenizer.decode(tokenizer.encode(text)[1:]) for text in TEXTS
+    ]
+
+
+def test_as_many_rows_as_there_are(tokenizer):
+    data = dataset(tokenizer, ["the quick brown fox"] * 9, 8)
+    assert inspect(data, tokenizer, 2, color=False).count("row ") == 2
+    assert inspect(data, tokenizer, 10**6, color=False).count("row ") == data.rows
+
+
+def test_text_cannot_steer_the_terminal(tokenizer):
+    shown = inspect(dataset(tokenizer, ["\x1b[2J\x9b1m\tok"], 64), tokenizer, 1, color=False)
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "\tok" in shown
