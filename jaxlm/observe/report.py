@@ -110,8 +110,9 @@ def _facts(rows: Sequence[Row], past: record.Record) -> list[tuple[str, str]]:
         facts += [
             (
                 "devices",
-                f"{devices['count']} x {devices['kind']}, {devices['processes']} processes",
+                f"{devices['count']} x {devices['kind']}",
             ),
+            ("processes", str(devices["processes"])),
             ("mesh", mesh),
             ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ]
