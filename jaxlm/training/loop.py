@@ -49,6 +49,7 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
             )
             config.watch()
             run = assemble(config, folder, voice)
+            voice.expect(run.steps)
             if (run.keeper.checkpoints.latest() or 0) >= run.steps:
                 voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
                 return DONE
