@@ -35,6 +35,7 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
     log, checkpoint and evaluate. Returns DONE, or STOPPED after a signal, when everything is saved.
     Raises JaxlmError, one line with an exit code, for everything else.
     """
+    config.watch()
     choose_platform(config.platform, deterministic=config.deterministic)
     use_compile_cache()
     trackers.require(config.log.trackers)
@@ -47,7 +48,6 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
             distributed.agree(
                 "go on", lambda: resume.accept(config, folder, allow_change, voice.say)
             )
-            config.watch()
             run = assemble(config, folder, voice)
             voice.expect(run.steps)
             if (run.keeper.checkpoints.latest() or 0) >= run.steps:
