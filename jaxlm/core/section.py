@@ -32,6 +32,13 @@ class Section(BaseModel):
             _read[id(copy)] = (copy, watched[1])
         return copy
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same with some fields replaced. What was read of the one counts for the other."""
+        copy = super().model_copy(update=update, deep=deep)
+        if (fields := _read.get(id(self))) is not None:
+            _read[id(copy)] = fields
+        return copy
+
     def watch(self) -> None:
         """Start to remember which fields are read, here and in every part below."""
         for _, part in self._parts():

@@ -29,3 +29,12 @@ def test_writing_the_configuration_down_is_not_reading_it():
     outer.watch()
     outer.model_dump()
     assert outer.unread() == ["x"]
+
+
+def test_a_copy_remembers_what_was_read():
+    outer = Outer.model_validate({"x": 5, "y": 6, "inner": {"a": 3}})
+    outer.watch()
+    assert outer.x == 5
+    copy = outer.model_copy(update={"inner": Inner(b=9)})
+    assert copy.y == 6 and copy.unread() == []
+    assert Outer(x=5).unread() == []  # never watched
