@@ -32,13 +32,6 @@ class Section(BaseModel):
             _read[id(copy)] = (copy, watched[1])
         return copy
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The same with some fields replaced. What was read of the one counts for the other."""
-        copy = super().model_copy(update=update, deep=deep)
-        if (fields := _read.get(id(self))) is not None:
-            _read[id(copy)] = fields
-        return copy
-
     def watch(self) -> None:
         """Start to remember which fields are read, here and in every part below."""
         for _, part in self._parts():
@@ -47,9 +40,10 @@ class Section(BaseModel):
 
     def unread(self, prefix: str = "") -> list[str]:
         """Dotted keys that were set, not to their default, and were not read since `watch`."""
-        read = set(_read[id(self)][1]) if id(self) in _read else set()
         parts = dict(self._parts())
         fields, values = type(self).model_fields, vars(self)
+        # A part that came later, such as the architecture of `init`, is not watched.
+        read = _read[id(self)][1] if id(self) in _read else set(fields)
         plain = {name for name in self.model_fields_set if values[name] != fields[name].default}
         plain -= {name.split(".")[0] for name in parts}
         found = [prefix + name for name in plain - read]
