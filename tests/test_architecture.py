@@ -19,13 +19,13 @@ ARROWS = {
     "models": {"core"},
     "text": {"core"},
     "data": {"core", "text"},
-    "objectives": {"core", "data", "models"},
+    "objectives": {"core", "data", "models.transformer"},
     "checkpoint": {"core"},
     "observe": {"core"},
-    "inference": {"core", "checkpoint", "models", "text", "config", "objectives"},
+    "inference": {"core", "checkpoint", "config", "models", "text"},
     "plan": {"core", "models", "training.step"},
     "training.step": {"core", "objectives.base"},
-    "training.optim": {"core", "config", "models.axes"},
+    "training.optim": {"core", "config.optimizers"},
     "training": ROOMS - {"cli"},
 }
 """What each room, or file of a room, may import. cli and the package itself know all."""
