@@ -54,21 +54,22 @@ BACKENDS: dict[str, Callable[..., Array]] = {
 }
 
 
-def choose(backend: str, platform: str, dtype: DTypeLike, head_dim: int) -> str:
+def choose(backend: str, platform: str, dtype: DTypeLike, head_dim: int, length: int) -> str:
     """The backend for a device: what was asked for, or the fastest that is exact there.
 
-    cuDNN takes 16-bit types and heads of a multiple of 8 up to 128, splash a multiple of 128.
-    Raises ConfigError when a kernel is asked for by name on a device or type that it cannot run.
+    cuDNN takes 16-bit types and heads of a multiple of 8 up to 128, splash heads
+    and sequences of a multiple of 128. Raises ConfigError when a kernel is asked for by name that
+    cannot run here.
     """
     sixteen = jnp.dtype(dtype).itemsize == 2
     able = {
         "cudnn": platform in ("gpu", "cuda") and sixteen and head_dim % 8 == 0 and head_dim <= 128,
-        "splash": platform == "tpu" and head_dim % 128 == 0,
+        "splash": platform == "tpu" and head_dim % 128 == 0 and length % 128 == 0,
     }
     if backend == "auto":
         return next((name for name, ok in able.items() if ok), "chunked")
     if not able.get(backend, True):
-        what = f"{jnp.dtype(dtype).name} heads of {head_dim} on {platform}"
+        what = f"{jnp.dtype(dtype).name} heads of {head_dim} over {length} tokens on {platform}"
         raise ConfigError("model.attention", f"{backend} cannot run {what}; use auto")
     return backend
 
@@ -89,7 +90,8 @@ def attention(
     the heads are repeated.
     """
     platform = layout.mesh.devices.flat[0].platform
-    run = partial(BACKENDS[choose(backend, platform, q.dtype, q.shape[-1])], causal=causal)
+    chosen = choose(backend, platform, q.dtype, q.shape[-1], q.shape[1])
+    run = partial(BACKENDS[chosen], causal=causal)
     if layout.mesh.size == 1:
         return run(q, k, v, segments)
     shards = layout.size("heads")

@@ -67,7 +67,7 @@ def train_step(
     grads, sums = accumulate(jax.grad(loss, has_aux=True), live, batch, keys, microbatches)
     weight = jnp.maximum(sums.weight, 1.0)
     grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, live)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     good = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
     updates, opt_state = tx.update(grads, state.opt_state, live)
     new = optax.apply_updates(live, updates), opt_state
