@@ -80,6 +80,6 @@ def test_what_is_imported_is_required():
     found |= {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}
     lines = itertools.chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
     named = {re.split(r"[^A-Za-z0-9_-]", line)[0].replace("-", "_") for line in lines}
-    named |= {"yaml", "orbax", "mlflow", "jaxlm", "jaxlib"}  # by another name, or with jax
+    named |= {"absl", "yaml", "orbax", "mlflow", "jaxlm", "jaxlib"}  # by another name, or with jax
     roots = {name.partition(".")[0] for name in found}
     assert roots - named - set(sys.stdlib_module_names) == set()
