@@ -10,6 +10,8 @@ STEP from the start and the manifest, written last, is the commit.
 
 import json
 import logging
+import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -46,14 +48,14 @@ class Checkpoints:
         keep_best: bool = False,
         warn: Callable[[str], None] = _log.warning,
     ):
-        # Orbax takes absolute paths only.
-        self.folder = epath.Path(folder).absolute() if files.is_local(folder) else epath.Path(folder)
+        self.folder = epath.Path(folder)
+        if files.is_local(folder):
+            self.folder = self.folder.absolute()  # orbax takes no other
         self.refused = 0
         """Saves refused because a value was NaN or infinite."""
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
         self._warn = warn
         self._newest: int | None = None  # of this run's own line: restored or saved by it
-        self._cleaned = False
         self._thread: threading.Thread | None = None
         self._error: JaxlmError | None = None
 
@@ -64,6 +66,7 @@ class Checkpoints:
 
     def check_space(self, nbytes: int) -> None:
         """Before the first step: raise StorageError unless twice `nbytes` can be written here."""
+        self.wait()
         distributed.agree("checkpoint.space", lambda: self._check_space(2 * nbytes))
 
     def save(
@@ -168,7 +171,6 @@ class Checkpoints:
                 )
             if draft.step in known and draft.step == self._newest and self._is_saved(draft):
                 return None
-            self._clean()
             for step in known:
                 if step >= draft.step or step > (self._newest or 0):
                     self._set_aside(step)
@@ -188,14 +190,11 @@ class Checkpoints:
         return False
 
     def _clean(self) -> None:
-        """Once, remove what a killed save or removal left. Only the run that owns the folder."""
-        if self._cleaned or not self.folder.exists():
-            return
+        """Remove what a killed or failed save or removal left. The owner of the folder alone."""
         for path in self.folder.iterdir():
             uncommitted = path.name.isdecimal() and not (path / NAME).exists()
             if path.name.startswith(_TEMPORARY) or uncommitted:
                 files.remove(path)
-        self._cleaned = True
 
     def _set_aside(self, step: int) -> None:
         path = self.folder / str(step)
@@ -207,10 +206,8 @@ class Checkpoints:
     def _check_space(self, nbytes: int) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / f"{_TEMPORARY}probe").mkdir(exist_ok=True)
             self._clean()
-            probe = self.folder / f"{_TEMPORARY}probe"
-            probe.write_bytes(b"0")
-            probe.unlink()
             free = files.free(self.folder)
         except OSError as error:
             raise StorageError(
@@ -247,9 +244,8 @@ class Checkpoints:
             self._newest = draft.step
         except Exception as error:
             self._error = error if isinstance(error, JaxlmError) else _failed(self.folder, error)
-            with suppress(OSError):
-                if distributed.index() == 0:
-                    files.remove(work)
+            if distributed.index() == 0:
+                files.discard(work)
         finally:
             copied.set()
 
@@ -306,14 +302,9 @@ def _write(
     ]
     copied.set()
     leaves.clear()
-    for future in futures:
-        future.result()
-    own = []
-    for item in draft.items:
-        root = f"{item}/ocdbt.process_{process}"
-        own += [f"{root}/{name}" for name in files.listing(work / root)[0]]
-        metadata = f"{item}/array_metadatas/process_{process}"
-        own += [metadata] if (work / metadata).exists() else []
+    arrays.wait(futures)
+    roots = [f"{item}/ocdbt.process_{process}" for item in draft.items]
+    own = [f"{root}/{name}" for root in roots for name in files.listing(work / root)[0]]
     files.sync(work / name for name in own)
     sums = {name: asdict(files.measure(work / name)) for name in own}
     report = json.dumps({"digest": draft.digest, "files": sums}, indent=1)
@@ -323,6 +314,9 @@ def _write(
 
 
 def _line(error: Exception) -> str:
+    """The cause in one line: tensorstore buries the disk's answer in a page."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from etils import epath
 
@@ -81,6 +83,16 @@ def remove(folder: epath.Path) -> None:
     """Remove a checkpoint or a temporary. Its manifest goes first: half of one is none."""
     (folder / NAME).unlink(missing_ok=True)
     folder.rmtree(missing_ok=True)
+
+
+def discard(folder: epath.Path) -> None:
+    """Remove what a failed save wrote. Its writes on their way may make the folder anew: wait."""
+    for seconds in (0.05, 0.2, 0.5):
+        with suppress(OSError):
+            remove(folder)
+        time.sleep(seconds)
+    with suppress(OSError):
+        remove(folder)
 
 
 def free(folder: epath.Path) -> int | None:
