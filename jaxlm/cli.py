@@ -309,7 +309,8 @@ def _known(error: Exception) -> JaxlmError:
     full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
     if isinstance(error, OSError) and error.errno in full:
         where = str(error.filename or "disk")
-        return errors.StorageError(where, f"{error.strerror}; free it, or write elsewhere")
+        advice = "it must be writable and have room; or write elsewhere with run_dir="
+        return errors.StorageError(where, f"{error.strerror}; {advice}")
     if "Unable to initialize backend" in text:
         return errors.ConfigError("platform", f"{text}; run `jaxlm doctor`, or use platform=cpu")
     kind = type(error).__name__

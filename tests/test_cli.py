@@ -9,6 +9,9 @@ import pytest
 from jaxlm import cli
 from jaxlm.core import errors
 
+MISSING = (
+    "command line: missing key data.train; add it: One source or a list; with weights, a mixture."
+)
 BASE = ["steps=10", "data.train=corpus.txt"]
 
 
@@ -56,6 +59,7 @@ def test_every_help_names_the_exit_codes(capsys, verb):
             "command line: '5' is not KEY=VALUE; one CONFIG comes first, then keys",
         ),
         ("eval", "eval: missing argument 'RUN'"),
+        ("train steps=5", MISSING),
         (
             "generate r --prompt a --top-p 3",
             "generate: invalid value for '--top-p': Input should be less than or equal to 1",
@@ -81,6 +85,11 @@ def test_debug_anywhere_shows_the_traceback():
     debug = python("-m", "jaxlm", "config", "--debug", "show", "nope")
     assert debug.returncode == errors.CONFIG and "Traceback" in debug.stderr
     assert debug.stderr.splitlines()[-1] == plain.stderr.strip()
+
+
+def test_train_alone_names_the_presets(capsys):
+    code, out = said(capsys, "train")
+    assert code == errors.CONFIG and "quickstart" in out.err and len(out.err.splitlines()) == 1
 
 
 def test_without_a_verb_the_help_comes_and_no_error(capsys):

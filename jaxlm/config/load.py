@@ -27,6 +27,9 @@ def load(file: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     the first thing that is wrong.
     """
     document, source = Document({}, {}), "command line"
+    if file is None and not overrides:
+        named = ", ".join(presets())
+        raise ConfigError(source, f"no configuration; write a file's name or a preset's: {named}")
     if file is not None:
         path, source = _find(file)
         document = _with_base(path, source)
