@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,21 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
     trackers.require(config.log.trackers)
     distributed.initialize()
     folder, primary = Path(config.folder), distributed.index() == 0
-    with Signals() as signals, own(folder):
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        distributed.agree("own", lambda: stack.enter_context(own(folder)) and None)
         voice = Progress(folder, name=config.name, steps=config.steps or 0, primary=primary)
-        with voice:
-            config = inherit(config)
-            distributed.agree(
-                "go on", lambda: resume.accept(config, folder, allow_change, voice.say)
-            )
-            run = assemble(config, folder, voice)
-            voice.expect(run.steps)
-            if (run.keeper.checkpoints.latest() or 0) >= run.steps:
-                voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
-                return DONE
-            loop = Loop(run, voice, signals)
-            with closing(loop):
-                return loop.run()
+        stack.enter_context(voice)
+        config = inherit(config)
+        accept = partial(resume.accept, config, folder, allow_change, voice.say)
+        distributed.agree("go on", accept)
+        run = assemble(config, folder, voice)
+        voice.expect(run.steps)
+        if (run.keeper.checkpoints.latest() or 0) >= run.steps:
+            voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
+            return DONE
+        loop = stack.enter_context(closing(Loop(run, voice, signals)))
+        return loop.run()
 
 
 class Loop:

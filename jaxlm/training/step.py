@@ -65,7 +65,7 @@ def train_step(
 
     keys = row_keys(key, state.step, batch["tokens"].shape[0])
     grads, sums = accumulate(jax.grad(loss, has_aux=True), live, batch, keys, microbatches)
-    weight = jnp.maximum(sums.weight, 1.0)
+    weight = jnp.where(sums.weight > 0, sums.weight, 1.0)  # nothing but filler: 0 / 1
     grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, live)
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(norm) & jnp.isfinite(sums.loss)

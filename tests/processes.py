@@ -1,0 +1,82 @@
+"""`jaxlm` as a person runs it: real processes on a few fake CPU devices, on text made here."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TINY = (
+    "batch=8",
+    "length=32",
+    "model.layers=2",
+    "model.embed=32",
+    "model.heads=4",
+    "model.dropout=0.1",
+    "tokenizer.vocab=300",
+    "log.every=1",
+    "platform=cpu",
+)
+"""A model that takes milliseconds a step; dropout, so that randomness is resumed too."""
+
+
+def words(folder: Path, *more: str, name: str = "run") -> list[str]:
+    """The words of `jaxlm train` for a tiny run in folder/name on the text that lies in folder."""
+    text = folder / "text.txt"
+    if not text.exists():
+        text.write_text(Path(json.__file__).read_text() * 2)
+    paths = (f"data.train={text}", f"data.cache={folder}/cache", f"run_dir={folder}/{name}")
+    return ["train", *TINY, *paths, *more]
+
+
+def start(*argv: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
+    """`python -m jaxlm` with these words, its output captured."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxlm", *argv],
+        env=os.environ
+        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*argv: str, devices: int = 1, **environment: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `start`, waited for."""
+    process = start(*argv, devices=devices, **environment)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def cluster(count: int, *argv: str, devices: int) -> list[tuple[int, str, str]]:
+    """`run` in `count` processes that make one job of gloo, each with so many devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        start(
+            *argv,
+            devices=devices,
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES=str(count),
+            JAX_PROCESS_ID=str(index),
+        )
+        for index in range(count)
+    ]
+    outputs = [process.communicate(timeout=600) for process in started]
+    return [(p.returncode, out, err) for p, (out, err) in zip(started, outputs, strict=True)]
+
+
+def rows(folder: Path, name: str = "run") -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; none before there is one."""
+    path = folder / name / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def losses(folder: Path, name: str = "run") -> list[float]:
+    """The loss of every step."""
+    return [row["loss"] for row in rows(folder, name) if "loss" in row]
