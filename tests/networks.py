@@ -110,7 +110,8 @@ def trainer(
         trainable=mask,
         microbatches=microbatches,
     )
-    return state, jax.jit(partial(step, key=ROOT))
+    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return state, jax.jit(partial(step, key=ROOT), out_shardings=(lies, None))
 
 
 def sgd() -> optax.GradientTransformation:

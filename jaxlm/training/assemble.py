@@ -115,7 +115,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         steps=steps,
         rows=rows,
         keeper=Keeper(config, layout, optimizer, mask, checkpoints, newest_base(config)),
-        step=jax.jit(step, donate_argnums=0),
+        step=step,
         score=make_score(forward, objective, tokenizer.token_bytes()),
         facts=facts(live, frozen, spec, config.length),
     )

@@ -26,6 +26,7 @@ from jaxlm.training.evaluate import evaluate, place
 from jaxlm.training.shortage import out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
+from jaxlm.training.step import compile_step
 from jaxlm.training.window import Window
 
 
@@ -120,7 +121,7 @@ class Loop:
         """The compiled step: compiled before the clock starts, and its memory known."""
         key = jax.random.key(0)
         with self._voice.phase("compiling"):
-            return self._run.step.lower(self._state, batch, key).compile()  # pyright: ignore[reportFunctionMemberAccess]
+            return compile_step(self._run.step, self._state, batch, key)
 
     def _after(self) -> str | None:
         """Everything that is due after a step; the signal that asks for an end, if any."""
