@@ -93,25 +93,36 @@ def trainer(
     trainable: Iterable[str] = (".",),
     microbatches: int = 1,
     dtype: Any = jnp.float32,
-    z_loss: float = 1e-3,
 ) -> tuple[TrainState, Any]:
-    """The first state, and the compiled step (state, batch) -> (state, metrics) of the network."""
+    """The first state, and the jitted step (state, batch) -> (state, metrics) of the network."""
     at = at or layout()
     start = params(spec, at) if start is None else start
     mask = tree.select(start, trainable)
-    state = TrainState(
-        jnp.int32(0), start, init_state(tx, tree.partition(start, mask)[0], at, AXES)
-    )
-    step = partial(
-        train_step,
-        forward=make_forward(spec, at, dtype),
-        objective=clm(z_loss=z_loss, shards=at.size("batch")),
-        tx=tx,
-        trainable=mask,
-        microbatches=microbatches,
-    )
+    opt_state = init_state(tx, tree.partition(start, mask)[0], at, AXES)
+    state = TrainState(jax.device_put(jnp.int32(0), at.sharding(())), start, opt_state)
+    step = plain_step(spec, tx, mask, at=at, microbatches=microbatches, dtype=dtype)
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
     return state, jax.jit(partial(step, key=ROOT), out_shardings=(lies, None))
+
+
+def plain_step(
+    spec: ModelSpec,
+    tx: optax.GradientTransformation,
+    trainable: tree.Mask,
+    *,
+    at: Layout,
+    microbatches: int = 1,
+    dtype: Any = jnp.float32,
+) -> Any:
+    """(state, batch, key) -> (state, metrics): the training step of the clm objective."""
+    return partial(
+        train_step,
+        forward=make_forward(spec, at, dtype),
+        objective=clm(z_loss=1e-3, shards=at.size("batch")),
+        tx=tx,
+        trainable=trainable,
+        microbatches=microbatches,
+    )
 
 
 def sgd() -> optax.GradientTransformation:

@@ -255,7 +255,7 @@ def check_divides(spec: ModelSpec, layout: Layout) -> None:
     sizes = {"heads": spec.heads, "mlp": spec.mlp, "vocab": padded_vocab(spec)}
     for axis, size in sizes.items():
         if size % (shards := layout.size(axis)):
-            fits = [n for n in range(1, shards) if size % n == 0][-1]
+            fits = math.gcd(shards, *sizes.values())
             raise ConfigError(
                 "mesh.tensor",
                 f"model.{axis}={size} does not split over {shards} devices; use mesh.tensor={fits}",

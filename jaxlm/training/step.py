@@ -85,7 +85,8 @@ def train_step(
 
 def compile_step(step: Any, state: TrainState, batch: Batch, key: Array) -> jax.stages.Compiled:
     """`step` compiled for arrays like these. The state is donated, and the next one lies where it
-    lay: left to itself XLA moves some leaves, and a compiled step does not take them back."""
+    lay: left to itself XLA moves some leaves, and a compiled step does not take them back.
+    """
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
     return jitted.lower(state, batch, key).compile()
