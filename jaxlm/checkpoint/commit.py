@@ -79,9 +79,9 @@ class Checkpoints:
         checkpoint's digest. score: lower is better. Returns False, with a warning, when a value is
         NaN or infinite: such a state never becomes the newest good one. The same step with the same
         digest is not written again; steps newer than the restored one are set aside, and removed
-        after the commit. Raises StorageError of the save before, which is then forgotten, or when
-        the disk has too little space; CheckpointError when the folder holds steps that this run
-        did not restore.
+        after the commit. Raises StorageError of the save before, once (call again to save this
+        step), or when the disk has too little space; CheckpointError when the folder holds steps
+        that this run did not restore.
         """
         self.wait()
         if self._newest is not None and step < self._newest:
@@ -244,6 +244,7 @@ class Checkpoints:
             self._newest = draft.step
         except Exception as error:
             self._error = error if isinstance(error, JaxlmError) else _failed(self.folder, error)
+            self._warn(str(self._error))  # now, for a program that ends without asking
             if distributed.index() == 0:
                 files.discard(work)
         finally:
@@ -272,8 +273,10 @@ class Checkpoints:
             files.sync([self.folder])
         if manifest.load(path) != final or files.problems(path, final, full=False):
             raise StorageError(str(path), "does not read back as it was written; check the disk")
-        with suppress(OSError):  # the commit stands; what stays is removed after the next one
+        try:
             self._retain()
+        except OSError as error:  # the commit stands; what stays is removed after the next one
+            self._warn(f"{self.folder}: an older checkpoint could not be removed: {_line(error)}")
 
     def _retain(self) -> None:
         scores = {}

@@ -24,11 +24,12 @@ T = TypeVar("T")
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _HEARTBEAT = 60  # seconds after which a silent process is taken for dead; jax's default is 100
 _SHUTDOWN = 15  # seconds an ending process waits for the others; jax's default is 300
+_GRACE = 1.5  # seconds that process 0 gives the others to leave by themselves
 _calls: dict[str, int] = {}  # how many gathers of each name this process has started
 _calls_lock = threading.Lock()
 
 
-def initialize(timeout: int = 300) -> None:
+def initialize(timeout: float = 300.0) -> None:
     """Join the processes that the environment names; nothing without its variables.
 
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it
@@ -57,7 +58,7 @@ def initialize(timeout: int = 300) -> None:
         address,
         count,
         index,
-        initialization_timeout=timeout,
+        initialization_timeout=max(1, round(timeout)),
         coordinator_bind_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         heartbeat_timeout_seconds=_HEARTBEAT,
         shutdown_timeout_seconds=_SHUTDOWN,
@@ -151,6 +152,7 @@ def exit_now(code: int) -> NoReturn:
     """Flush what is written and leave at once.
 
     After a failure the orderly way out waits for the other processes, up to 300 s, and then aborts.
+    Process 0 leaves last: its end aborts, with code 134, whoever is still there.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -158,6 +160,8 @@ def exit_now(code: int) -> NoReturn:
             stream.flush()
         except (OSError, ValueError):
             continue  # a closed pipe must not keep the process
+    if index() == 0 and count() > 1:
+        time.sleep(_GRACE)
     os._exit(code)
 
 

@@ -1,5 +1,8 @@
 """A checkpoint is whole or absent, and comes back bit for bit on any mesh."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -138,6 +141,18 @@ def test_leftovers_of_a_killed_run_go_at_the_first_save(kit):
     checkpoints.save(3, *state, {})
     checkpoints.wait()
     assert entries(kit) == ["1", "3", "notes"]
+
+
+def test_a_program_that_ends_without_waiting_is_not_silent(tmp_path):
+    code = (
+        "import sys, jax.numpy as jnp; from jaxlm.checkpoint.commit import Checkpoints;"
+        "Checkpoints(sys.argv[1]).save(1, {'x': jnp.ones((512, 512))}, (), {})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=os.environ
+    )
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names == ["1"] or (names == [] and "step 1 is not saved" in done.stderr)
 
 
 def test_a_relative_folder(kit, monkeypatch, tmp_path):

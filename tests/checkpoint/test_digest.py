@@ -80,9 +80,9 @@ def test_swapped_rows_change_it(seed, a, b):
 
 
 def test_shape_and_dtype_enter_the_chain():
-    zeros = {shape: host_digest(np.zeros(shape, np.float32)) for shape in ((4, 2), (2, 4), (8,))}
-    zeros["int"] = host_digest(np.zeros((4, 2), np.int32))
-    assert len({chain({"params": {"x": tensor}}) for tensor in zeros.values()}) == 4
+    kinds = (((4, 2), "f4"), ((2, 4), "f4"), ((8,), "f4"), ((4, 2), "i4"))
+    zeros = [host_digest(np.zeros(shape, dtype)) for shape, dtype in kinds]
+    assert len({chain({"params": {"x": tensor}}) for tensor in zeros}) == 4
 
 
 def test_chain_needs_names_and_position_but_no_order():
