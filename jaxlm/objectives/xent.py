@@ -14,7 +14,7 @@ from jax import Array
 
 Logits = Callable[[Any, Array], Array]
 
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**25
 """Most bytes of float32 logits at once on a device."""
 
 
