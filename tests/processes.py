@@ -35,11 +35,11 @@ def words(folder: Path, *more: str, name: str = "run") -> list[str]:
 
 def start(*argv: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
     """`python -m jaxlm` with these words, its output captured."""
+    ours = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", "jaxlm", *argv],
-        env=os.environ
-        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        | environment,
+        env=ours | {"XLA_FLAGS": flags} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

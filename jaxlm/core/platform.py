@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform as machine
+import re
 import stat
 import sys
 from importlib import metadata
@@ -61,10 +62,25 @@ def choose_platform(
             _check(chosen, here)
         if chosen:
             _configure("jax_platforms", _JAX_NAMES.get(chosen, chosen))
+    _give_threads()
     if deterministic and chosen == "gpu":
         flags = os.environ.get("XLA_FLAGS", "")
         new = [flag for flag in DETERMINISTIC if flag.partition("=")[0] not in flags]
         os.environ["XLA_FLAGS"] = " ".join([*filter(None, [flags]), *new])
+
+
+def _give_threads() -> None:
+    """Let XLA have threads enough for its fake CPU devices.
+
+    A device may wait in two collectives at once; with as many threads as devices, all of them can
+    end up waiting for each other, and XLA ends the process after 40 s. It reads NPROC for their
+    number.
+    """
+    found = re.search(
+        r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
+    )
+    if found and int(found[1]) > 1:
+        os.environ.setdefault("NPROC", str(4 * int(found[1])))
 
 
 def use_compile_cache() -> Path | None:

@@ -32,7 +32,7 @@ def cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool)
     if not packed_works():
         return chunked(q, k, v, segments, causal=causal)
     lengths, offsets, fits = spans(segments, min(MOST_SEGMENTS, segments.shape[1]))
-    y: Any = jax.lax.cond(
+    result: Any = jax.lax.cond(
         fits,
         lambda q, k, v: _kept(partial(_packed, lengths, offsets, causal), q, k, v),
         lambda q, k, v: chunked(q, k, v, segments, causal=causal),
@@ -40,7 +40,7 @@ def cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool)
         k,
         v,
     )
-    return y
+    return result
 
 
 def spans(segments: Array, most: int) -> tuple[Array, Array, Array]:
@@ -67,7 +67,8 @@ def _packed(lengths: Array, offsets: Array, causal: bool, q: Array, k: Array, v:
     # The private entry counts the offsets of keys in query heads: grouped heads are repeated.
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     kind = fused.MaskType.PADDING_CAUSAL if causal else fused.MaskType.PADDING
-    return fused.dot_product_attention(
+    attend: Any = fused.dot_product_attention
+    return attend(
         q,
         k,
         v,
@@ -108,8 +109,8 @@ def _kept(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
         return y, jax.tree.unflatten(shape, leaves)
 
     run.defvjp(forward, lambda pullback, dy: pullback(dy))
-    y: Any = run(q, k, v)
-    return y
+    result: Any = run(q, k, v)
+    return result
 
 
 @cache

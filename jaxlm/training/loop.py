@@ -11,8 +11,8 @@ import jax
 
 from jaxlm.checkpoint.owner import own
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import distributed
-from jaxlm.core.errors import DONE, INTERNAL, STOPPED, JaxlmError
+from jaxlm.core import distributed, tree
+from jaxlm.core.errors import DONE, INTERNAL, STOPPED, DataError, JaxlmError, StorageError
 from jaxlm.core.platform import choose_platform, use_compile_cache
 from jaxlm.data.pipeline import prefetch
 from jaxlm.observe import flops, memory, record, report, trackers
@@ -26,7 +26,7 @@ from jaxlm.training.evaluate import evaluate, place
 from jaxlm.training.shortage import out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
-from jaxlm.training.step import compile_step
+from jaxlm.training.step import TrainState, compile_step
 from jaxlm.training.window import Window
 
 
@@ -56,26 +56,26 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
         if (run.keeper.checkpoints.latest() or 0) >= run.steps:
             voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
             return DONE
-        loop = stack.enter_context(closing(Loop(run, voice, signals)))
-        return loop.run()
+        return Loop(run, voice, signals, other_data="data" in allow_change).run()
 
 
 class Loop:
     """The state of a run while it runs."""
 
-    def __init__(self, run: Run, voice: Progress, signals: Signals):
+    def __init__(self, run: Run, voice: Progress, signals: Signals, *, other_data: bool):
+        """other_data: the data may be other than what the restored steps saw."""
         self._run, self._voice, self._signals = run, voice, signals
-        config, keeper = run.config, run.keeper
         self._primary = distributed.index() == 0
-        with voice.phase("making or restoring the parameters"):
-            if keeper.checkpoints.latest() is None:
-                self._state, meta = keeper.fresh(run.spec, voice.warn), {}
-            else:
-                self._state, meta = keeper.restore(run.spec, voice.warn)
+        self._state, meta = self._first_state()
         self._step = int(self._state.step)
-        self._window = Window(meta.get("window"), config.optimizer.max_skipped)
+        if not other_data and meta.get("data", run.data.digest) != run.data.digest:
+            raise DataError(
+                "data.train",
+                f"is not what the run saw until step {self._step}; put the files back, start "
+                "another run, or add --allow-change data",
+            )
+        self._window = Window(meta.get("window"), run.config.optimizer.max_skipped)
         self._score: float | None = meta.get("score")
-        self._code, self._status = INTERNAL, "failed"
         self._compiled: Any = None
         self._metrics = self._open_metrics()
         self._seconds = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "evaluate_seconds": 0.0}
@@ -107,15 +107,32 @@ class Loop:
         except Exception as error:
             if is_out_of_memory(error):
                 error = out_of_memory(run, self._voice, self._compiled)
-            self._status = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._code = error.code if isinstance(error, JaxlmError) else INTERNAL
+            self._fail(error)
             raise error
 
-    def close(self) -> None:
-        """Whatever happened, what was measured is on the disk and the record says how it ended."""
-        self._metrics.close(self._code)
+    def _first_state(self) -> tuple[TrainState, dict[str, Any]]:
+        """The state and meta of the newest good checkpoint, or a fresh state."""
+        keeper, voice = self._run.keeper, self._voice
+        with voice.phase("making or restoring the parameters"):
+            if keeper.checkpoints.latest() is not None:
+                return keeper.restore(self._run.spec, voice.warn)
+            state = keeper.fresh(self._run.spec, voice.warn)
+        keeper.checkpoints.check_space(tree.nbytes((state.params, state.opt_state)))
+        return state, {}
+
+    def _fail(self, error: Exception) -> None:
+        """Commit what is being saved, and let the record say how the run ended."""
+        try:
+            self._run.keeper.checkpoints.wait()
+        except JaxlmError as other:
+            self._voice.warn(str(other))
+        status = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self._close(error.code if isinstance(error, JaxlmError) else INTERNAL, status)
+
+    def _close(self, code: int, status: str) -> None:
+        self._metrics.close(code)
         if self._primary:
-            record.finish(self._run.folder, self._status, step=self._step)
+            record.finish(self._run.folder, status, step=self._step)
 
     def _compile(self, batch: dict[str, Any]) -> Any:
         """The compiled step: compiled before the clock starts, and its memory known."""
@@ -176,19 +193,27 @@ class Loop:
 
     def _save(self) -> None:
         self._window.drain()
-        meta = {"window": self._window.state, "score": self._score, "steps": self._run.steps}
+        meta = {
+            "window": self._window.state,
+            "score": self._score,
+            "steps": self._run.steps,
+            "data": self._run.data.digest,
+        }
         with self._timed("checkpoint_seconds"):
-            self._run.keeper.save(self._state, meta, self._score)
+            try:
+                self._run.keeper.save(self._state, meta, self._score)
+            except StorageError as error:  # of the save before: this one may find room again
+                self._voice.warn(str(error))
+                self._run.keeper.save(self._state, meta, self._score)
 
     def _end(self, code: int, status: str) -> int:
         """Wait for the last save, write the report, and say what the run leaves behind."""
         run, voice = self._run, self._voice
         with voice.phase("saving"):
             run.keeper.checkpoints.wait()
-        self._code, self._status = code, status
         if unread := run.config.unread():
             voice.warn(f"set, and without effect in this run: {', '.join(unread)}")
-        self.close()
+        self._close(code, status)
         if self._primary:
             report.write(run.folder)
         if code == DONE:
