@@ -1,0 +1,150 @@
+"""The named cases: what is measured, in which shape, and what it must reach."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a figure of a case, at least or at most `bound`."""
+
+    figure: str
+    bound: float
+    at_least: bool
+
+    def met(self, value: float) -> bool:
+        """Whether a measured value is within the bound."""
+        return value >= self.bound if self.at_least else value <= self.bound
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure. `shape` is what the measuring process is told."""
+
+    says: str
+    platform: str
+    """cpu, gpu, or any."""
+    shape: dict[str, Any]
+    steps: int = 1
+    """Steps, or repetitions, in each turn of a round."""
+    targets: tuple[Target, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class StepCase(Case):
+    """One full training step, AdamW with clipping, beside the same network in torch."""
+
+
+@dataclass(frozen=True)
+class FigureCase(Case):
+    """Figures of one function of `measure.figures`, named by its key."""
+
+    function: str = ""
+
+
+def _llama(
+    layers: int, embed: int, heads: int, mlp: int, vocab: int, **more: Any
+) -> dict[str, Any]:
+    return {"layers": layers, "embed": embed, "heads": heads, "mlp": mlp, "vocab": vocab, **more}
+
+
+def _shape(
+    model: dict[str, Any], batch: int, length: int, dtype: str, **more: Any
+) -> dict[str, Any]:
+    """batch rows of length tokens; dtype is that of activations and products."""
+    return {
+        "model": model,
+        "batch": batch,
+        "length": length,
+        "dtype": dtype,
+        "param_dtype": "float32",
+        "lora_rank": 0,
+        **more,
+    }
+
+
+LLAMA_42M = _llama(8, 512, 8, 1408, 32000)
+LLAMA_10M = _llama(4, 256, 4, 704, 16384)
+LLAMA_TINY = _llama(2, 64, 2, 128, 512)
+LLAMA_1B = _llama(16, 2048, 32, 8192, 128256, kv_heads=8, head_dim=64)
+LLAMA_8B = _llama(32, 4096, 32, 14336, 128256, kv_heads=8, tied=False)
+GPT2_124M = {
+    **_llama(12, 768, 12, 3072, 50304),
+    "gated": False,
+    "activation": "gelu_tanh",
+    "norm": {"type": "layer"},
+    "positions": "learned",
+    "bias": {"qkv": True, "out": True, "mlp": True},
+}
+
+CASES: dict[str, Case] = {
+    "cpu-42m": StepCase(
+        "Llama shape, 42 million parameters",
+        "cpu",
+        _shape(LLAMA_42M, 8, 512, "float32"),
+        steps=2,
+        targets=(Target("ratio", 1.2, True),),
+    ),
+    "cpu-10m": StepCase(
+        "Llama shape, 7 million parameters",
+        "cpu",
+        _shape(LLAMA_10M, 8, 256, "float32"),
+        steps=4,
+    ),
+    "tiny": StepCase(
+        "a miniature that a test runs", "any", _shape(LLAMA_TINY, 2, 32, "float32"), steps=2
+    ),
+    "gpu-124m": StepCase("GPT-2 small", "gpu", _shape(GPT2_124M, 64, 1024, "bfloat16"), steps=10),
+    "gpu-1b": StepCase("Llama 3.2 1B", "gpu", _shape(LLAMA_1B, 4, 4096, "bfloat16"), steps=5),
+    "gpu-8b-lora": StepCase(
+        "Llama 3 8B, frozen in bfloat16, adapters of rank 16 beside every kernel",
+        "gpu",
+        _shape(LLAMA_8B, 4, 4096, "bfloat16", param_dtype="bfloat16", lora_rank=16),
+        steps=3,
+    ),
+    "compile-depth": FigureCase(
+        "compile time of a 24-layer model over that of a 2-layer one",
+        "any",
+        _shape(_llama(2, 512, 8, 1408, 32000), 8, 512, "float32", layers=[2, 24]),
+        targets=(Target("ratio", 1.3, False),),
+        function="compile_depth",
+    ),
+    "loss-memory": FigureCase(
+        "temporaries of the loss and its gradient",
+        "any",
+        {"batch": 4, "length": 1024, "embed": 512, "vocab": 50304},
+        targets=(Target("temporary_megabytes", 200, False),),
+        function="loss_memory",
+    ),
+    "data": FigureCase(
+        "batches from the tokenized cache of the standard library",
+        "any",
+        {"sizes": [[8, 512], [64, 1024]]},
+        targets=(
+            Target("tokens_per_second_8x512", 1e6, True),
+            Target("tokens_per_second_64x1024", 1e6, True),
+        ),
+        function="data",
+    ),
+    "overhead": FigureCase(
+        "the training loop over its bare compiled step, same model and batch",
+        "any",
+        _shape(LLAMA_42M, 8, 512, "float32"),
+        steps=2,
+        targets=(Target("overhead_percent", 3.0, False),),
+        function="overhead",
+    ),
+    "attention": FigureCase(
+        "attention forward and backward by backend",
+        "any",
+        {"batch": 8, "length": 512, "heads": 8, "kv_heads": 8, "head_dim": 64},
+        steps=3,
+        function="attention",
+    ),
+    "attention-long": FigureCase(
+        "attention forward and backward by backend",
+        "any",
+        {"batch": 1, "length": 4096, "heads": 8, "kv_heads": 8, "head_dim": 64},
+        function="attention",
+    ),
+}

@@ -1,0 +1,118 @@
+"""jaxlm's side of a step case: the compiled training step on one device."""
+
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config.optimizers import AdamW
+from jaxlm.core import tree
+from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.models import lora
+from jaxlm.models.axes import AXES
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import init_params, make_forward
+from jaxlm.objectives.lm import clm
+from jaxlm.observe import memory
+from jaxlm.training import optim
+from jaxlm.training.assemble import facts
+from jaxlm.training.step import TrainState, compile_step, train_step
+from measure.pipe import Answer, serve
+from measure.tokens import batch as make_batch
+
+LORA_TARGETS = ("attn/.*kernel", "mlp/.*kernel")
+OPTIMIZER = AdamW()
+"""The defaults of a run: AdamW, clipping at a norm of 1."""
+
+
+class Step:
+    """The state, the batch and the compiled step of a case."""
+
+    def __init__(self, shape: dict[str, Any]):
+        """shape: as `measure.cases` gives it."""
+        spec = ModelSpec(**shape["model"])
+        self.spec = spec.filled(vocab=spec.vocab or 0, max_length=shape["length"])
+        self.layout = Layout(make_mesh({"fsdp": 1}, jax.devices()[:1]))
+        key = jax.random.key(0)
+        params = init_params(self.spec, self.layout, key, jnp.dtype(shape["param_dtype"]))
+        if rank := shape["lora_rank"]:
+            params = lora.add(
+                params, self.layout, key, rank=rank, alpha=2.0 * rank, targets=LORA_TARGETS
+            )
+        mask = tree.select(params, ("lora_[ab]",) if rank else (".",))
+        live, frozen = tree.partition(params, mask)
+        self.facts = facts(live, frozen, self.spec, shape["length"])
+        optimizer = optim.build(OPTIMIZER, live, steps=1000, axes=AXES)
+        opt_state = optim.init_state(optimizer.tx, live, self.layout, AXES)
+        whole = self.layout.sharding(())
+        self.state = TrainState(jax.device_put(jnp.int32(0), whole), params, opt_state)
+        self.batch = place(make_batch(shape), self.layout)
+        self.key = jax.device_put(key, whole)
+        step = partial(
+            train_step,
+            forward=make_forward(self.spec, self.layout, jnp.dtype(shape["dtype"])),
+            objective=clm(z_loss=0.0, shards=1),
+            tx=optimizer.tx,
+            trainable=mask,
+            microbatches=1,
+        )
+        start = time.perf_counter()
+        self.compiled = compile_step(step, self.state, self.batch, self.key)
+        self.compile_seconds = time.perf_counter() - start
+
+    def run(self, steps: int) -> float:
+        """Do so many steps, wait for the last, and return its loss per token."""
+        metrics: dict[str, Any] = {}
+        for _ in range(steps):
+            self.state, metrics = self.compiled(self.state, self.batch, self.key)
+        jax.block_until_ready(self.state)
+        return float(metrics["loss"] / metrics["weight"])
+
+
+def place(arrays: dict[str, np.ndarray], layout: Layout) -> dict[str, jax.Array]:
+    """A batch on the mesh, rows over its devices."""
+    sharding = layout.sharding(("batch", None))
+    return {name: jax.device_put(array, sharding) for name, array in arrays.items()}
+
+
+class Server:
+    """Answers the orders of `measure.turns`."""
+
+    def __init__(self) -> None:
+        self._step: Step | None = None
+
+    def build(self, order: Answer) -> Answer:
+        """Compile, and run the first step."""
+        self._step = step = Step(order["shape"])
+        analysis = step.compiled.memory_analysis()
+        return {
+            "parameters": step.facts["parameters"],
+            "first_loss": step.run(1),
+            "compile_seconds": step.compile_seconds,
+            "temporary_bytes": analysis.temp_size_in_bytes if analysis else None,
+            "argument_bytes": analysis.argument_size_in_bytes if analysis else None,
+            "flops_per_token": step.facts["flops_per_token"],
+            "flops_formula": step.facts["flops_formula"],
+            "peak_flops": step.facts["peak_flops"],
+            "device": jax.devices()[0].device_kind,
+        }
+
+    def run(self, order: Answer) -> Answer:
+        """Do some steps and time them."""
+        assert self._step is not None
+        wall, used = time.perf_counter(), time.process_time()
+        loss = self._step.run(order["steps"])
+        return {
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - used,
+            "loss": loss,
+            "peak_bytes": memory.peak_bytes(),
+        }
+
+
+if __name__ == "__main__":
+    server = Server()
+    serve({"build": server.build, "run": server.run})
