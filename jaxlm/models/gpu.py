@@ -34,11 +34,9 @@ def cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool)
     lengths, offsets, fits = spans(segments, min(MOST_SEGMENTS, segments.shape[1]))
     result: Any = jax.lax.cond(
         fits,
-        lambda q, k, v: _kept(partial(_packed, lengths, offsets, causal), q, k, v),
-        lambda q, k, v: chunked(q, k, v, segments, causal=causal),
-        q,
-        k,
-        v,
+        lambda *x: _kept(partial(_packed, causal=causal), *x[:5]),
+        lambda q, k, v, *x: chunked(q, k, v, x[-1], causal=causal),
+        *(q, k, v, lengths, offsets, segments),
     )
     return result
 
@@ -61,7 +59,7 @@ def spans(segments: Array, most: int) -> tuple[Array, Array, Array]:
     return lengths, offsets, starts.sum(1).max() <= most
 
 
-def _packed(lengths: Array, offsets: Array, causal: bool, q: Array, k: Array, v: Array) -> Array:
+def _packed(q: Array, k: Array, v: Array, lengths: Array, offsets: Array, *, causal: bool) -> Array:
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
     # The private entry counts the offsets of keys in query heads: grouped heads are repeated.
@@ -81,19 +79,19 @@ def _packed(lengths: Array, offsets: Array, causal: bool, q: Array, k: Array, v:
     )
 
 
-def _kept(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
+def _kept(attend: Callable[..., Array], q: Array, k: Array, v: Array, *where: Array) -> Array:
     """`attend` whose result and statistics carry the name that rematerialization keeps.
 
     Named outside, the kernel would run a second time in the backward pass: its statistics are only
-    visible inside the rule.
+    visible inside the rule. `where`: integers that it takes too; the rule may not close over them.
     """
 
     @jax.custom_vjp
-    def run(q: Array, k: Array, v: Array) -> Array:
-        return attend(q, k, v)
+    def run(q: Array, k: Array, v: Array, *where: Array) -> Array:
+        return attend(q, k, v, *where)
 
-    def forward(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
-        y, pullback = jax.vjp(attend, q, k, v)
+    def forward(q: Array, k: Array, v: Array, *where: Array) -> tuple[Array, Any]:
+        y, pullback = jax.vjp(lambda *x: attend(*x, *where), q, k, v)
         y = checkpoint_name(y, "attention")
         leaves, shape = jax.tree.flatten(pullback)
         like_y = [leaf.shape == y.shape and leaf.dtype == y.dtype for leaf in leaves]
@@ -108,8 +106,8 @@ def _kept(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
         ]
         return y, jax.tree.unflatten(shape, leaves)
 
-    run.defvjp(forward, lambda pullback, dy: pullback(dy))
-    result: Any = run(q, k, v)
+    run.defvjp(forward, lambda pullback, dy: (*pullback(dy), *(None for _ in where)))
+    result: Any = run(q, k, v, *where)
     return result
 
 
@@ -154,4 +152,4 @@ def agrees(attend: Callable[..., Array]) -> bool:
 
 def _run_packed(q: Array, k: Array, v: Array, segments: Array) -> Array:
     lengths, offsets, _ = spans(segments, 8)
-    return _packed(lengths, offsets, True, q, k, v)
+    return _kept(partial(_packed, causal=True), q, k, v, lengths, offsets)

@@ -1,12 +1,17 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.models import attention
 from jaxlm.models.attention import BACKENDS
+from jaxlm.models.gpu import spans
 
 SEGMENTS = {
     "packed": lambda rows, length: np.sort(np.arange(rows * length).reshape(rows, -1) % 3, axis=1),
@@ -90,6 +95,26 @@ def test_a_mesh_changes_nothing(segments, heads):
     ]
     for x, y in zip(*run, strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def runs(row):
+    """(lengths, offsets) of the runs of equal numbers in a list."""
+    lengths = [len(list(same)) for _, same in itertools.groupby(row)]
+    return lengths, [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+ROW = st.lists(st.integers(0, 1), min_size=9, max_size=9)
+
+
+@given(st.tuples(ROW, ROW), st.sampled_from([3, 5, 9]))
+@settings(deadline=None)
+def test_spans_are_the_runs_of_a_row(rows, most):
+    lengths, offsets, fits = jax.jit(spans, static_argnums=1)(np.array(rows, np.int32), most)
+    assert bool(fits) == all(len(runs(row)[0]) <= most for row in rows)
+    if fits:
+        for i, row in enumerate(rows):
+            for found, right in zip((lengths[i], offsets[i]), runs(row), strict=True):
+                assert found.tolist() == right + [-1] * (found.size - len(right))
 
 
 @pytest.mark.parametrize(
