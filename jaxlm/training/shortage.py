@@ -8,7 +8,7 @@ from jaxlm.core import tree
 from jaxlm.core.errors import OutOfMemoryError
 from jaxlm.inference.run import compute_dtype, shapes
 from jaxlm.models.axes import AXES
-from jaxlm.objectives.xent import CHUNK_BYTES
+from jaxlm.objectives.xent import chunk_bytes
 from jaxlm.observe import memory
 from jaxlm.observe.progress import Progress
 from jaxlm.plan.memory import Step, estimate, memory_table, overrides
@@ -32,7 +32,7 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
         data=layout.mesh.shape["data"],
         fsdp=layout.mesh.shape["fsdp"],
         compute_dtype=compute_dtype(config.compute_dtype),
-        chunk_bytes=CHUNK_BYTES,
+        chunk_bytes=chunk_bytes(),
     )
     use = estimate(step, params, opt_state, run.keeper.mask)
     advice = overrides(
