@@ -102,6 +102,17 @@ CASES: dict[str, Case] = {
         _shape(LLAMA_8B, 4, 4096, "bfloat16", param_dtype="bfloat16", lora_rank=16),
         steps=3,
     ),
+    "quickstart": FigureCase(
+        "launch/quickstart.sh after the installation: training, evaluation and a sample",
+        "cpu",
+        {"preset": "quickstart"},
+        targets=(
+            Target("first_loss_seconds", 60, False),
+            Target("seconds", 300, False),
+            Target("validation_bits_per_byte", 2.3, False),
+        ),
+        function="quickstart",
+    ),
     "compile-depth": FigureCase(
         "compile time of a 24-layer model over that of a 2-layer one",
         "any",

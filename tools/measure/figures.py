@@ -26,6 +26,7 @@ from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
 from measure.jax_side import OPTIMIZER
 from measure.pipe import Answer, serve
+from measure.quickstart import quickstart
 from measure.tokens import batch as make_batch
 
 MB = 1e6
@@ -212,6 +213,7 @@ FUNCTIONS = {
     "data": data,
     "overhead": overhead,
     "attention": attention,
+    "quickstart": quickstart,
 }
 
 
