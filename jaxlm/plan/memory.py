@@ -115,7 +115,7 @@ def overrides(
         saved["lora.rank=8"] = int(0.98 * (use.gradients + use.optimizer))
     if optimizer in _FIRST_MOMENT:
         saved["optimizer.type=adafactor"] = int(0.98 * use.optimizer)
-        if state_dtype == "float32":
+        if state_dtype == "float32" and _FIRST_MOMENT[optimizer]:
             saved["optimizer.state_dtype=bfloat16"] = int(use.optimizer * _FIRST_MOMENT[optimizer])
     if param_dtype == "float32":
         saved["param_dtype=bfloat16"] = (use.parameters + use.gradients) // 2
@@ -128,8 +128,8 @@ def overrides(
     return [f"{key}  (about {size(number)} less)" for key, number in best]
 
 
-_FIRST_MOMENT = {"adamw": 0.25, "schedule_free_adamw": 0.25, "lion": 0.5, "muon": 0.5}
-"""Optimizer -> what bfloat16 for its first moment saves of a float32 state."""
+_FIRST_MOMENT = {"adamw": 0.25, "schedule_free_adamw": 0.0, "lion": 0.5, "muon": 0.5}
+"""Optimizer -> what bfloat16 for its first moment, if it has one, saves of a float32 state."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

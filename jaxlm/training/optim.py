@@ -13,6 +13,7 @@ import optax
 
 from jaxlm.config import optimizers as keys
 from jaxlm.core import tree
+from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import AxesTable, Layout, logical_axes
 from jaxlm.core.tree import Params
 
@@ -46,9 +47,9 @@ def cosine(s: keys.Cosine, peak: float, steps: int) -> Rate:
 
 def warmup_stable_decay(s: keys.WarmupStableDecay, peak: float, steps: int) -> Rate:
     """The peak, then a line to `final` x peak over the last share `decay` of the steps."""
-    falling = max(round(s.decay * steps), 1)
-    flat = max(steps - s.warmup - falling, 0)
-    return optax.linear_schedule(peak, peak * s.final, falling, transition_begin=flat)
+    left = max(steps - s.warmup, 1)
+    falling = min(max(round(s.decay * steps), 1), left)
+    return optax.linear_schedule(peak, peak * s.final, falling, transition_begin=left - falling)
 
 
 def inverse_square_root(s: keys.InverseSquareRoot, peak: float, steps: int) -> Rate:
@@ -113,30 +114,34 @@ def muon(o: keys.Muon, rate: Rate, decay: Decay, axes: AxesTable) -> optax.Gradi
     """Jordan et al. 2024, with updates of AdamW's size (Liu et al. 2025, eq. 4): one rate serves
     matrices and the rest. What is a matrix comes from the axes table, not from the rank.
     """
-    return optax.contrib.muon(
-        rate,
+    direction = optax.contrib.muon(
+        -1.0,  # decay and rate follow: optax would decay the matrices alone
         beta=o.momentum,
         mu_dtype=o.state_dtype,
         adam_b1=o.b1,
         adam_b2=o.b2,
-        weight_decay=decay.weight,
-        weight_decay_mask=decay.mask,
-        adam_weight_decay=0.0,
         consistent_rms=0.2,
         muon_weight_dimension_numbers=lambda params: matrices(params, axes),
+    )
+    return optax.chain(
+        direction,
+        optax.add_decayed_weights(decay.weight, decay.mask),
+        optax.scale_by_learning_rate(rate),
     )
 
 
 def schedule_free_adamw(
     o: keys.ScheduleFreeAdamW, rate: Rate, decay: Decay, axes: AxesTable
 ) -> optax.GradientTransformation:
-    """Defazio et al. 2024, algorithm 1. The state's z starts as the parameters."""
+    """Defazio et al. 2024, algorithm 1. The state's z starts as the parameters, and is float32: it
+    adds up updates that are smaller than bfloat16 can tell.
+    """
     base = optax.chain(
         optax.scale_by_rms(o.b2, o.eps, bias_correction=True),
         optax.add_decayed_weights(decay.weight, decay.mask),
         optax.scale_by_learning_rate(rate),
     )
-    return optax.contrib.schedule_free(base, rate, b1=o.b1, state_dtype=jnp.dtype(o.state_dtype))
+    return optax.contrib.schedule_free(base, rate, b1=o.b1, state_dtype=jnp.float32)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -149,14 +154,23 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def build(o: Any, live: Params, *, steps: int, axes: AxesTable) -> Optimizer:
-    """The optimizer of a config section for the trained parameters `live` (arrays or shapes)."""
+    """The optimizer of a config section for the trained parameters `live` (arrays or shapes).
+
+    Raises ConfigError for a combination that would train badly in silence.
+    """
+    free = o.type == "schedule_free_adamw"
+    if free and any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(live)):
+        raise ConfigError(
+            "param_dtype",
+            f"{o.type} averages in the parameters' type, too coarse here; use param_dtype=float32",
+        )
     rate = schedule(o.schedule, o.learning_rate, steps)
     exempt = [re.compile(pattern) for pattern in o.no_decay]
     mask = tree.map_named(lambda name, _: not any(p.search(name) for p in exempt), live)
     tx = OPTIMIZERS[o.type](o, rate, Decay(o.weight_decay, mask), axes)
     if o.clip is not None:
         tx = optax.chain(optax.clip_by_global_norm(o.clip), tx)
-    return Optimizer(tx, rate, average if o.type == "schedule_free_adamw" else _same)
+    return Optimizer(tx, rate, average if free else _same)
 
 
 def matrices(params: Any, axes: AxesTable) -> Any:
