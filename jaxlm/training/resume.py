@@ -3,10 +3,12 @@
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxlm.checkpoint.inspect import steps as committed
 from jaxlm.config.load import changes, dump, load
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import CheckpointError, ConfigError
@@ -26,13 +28,13 @@ def accept(
     the key or its section is in `allow_change`; CheckpointError when the directory holds a run
     whose configuration is gone.
     """
-    path = folder / "config.yaml"
-    if not path.exists():
-        if (folder / "checkpoints").exists() and any((folder / "checkpoints").iterdir()):
-            raise CheckpointError(str(folder), "holds checkpoints and no config.yaml; move it away")
-        _write(path, config)
-        return
-    old = load(str(path), [])
+    path, checkpoints = folder / "config.yaml", folder / "checkpoints"
+    begun = bool(committed(checkpoints))
+    if begun and not path.exists():
+        raise CheckpointError(str(folder), "holds checkpoints and no config.yaml; move it away")
+    old = load(str(path), []) if begun else config
+    if not begun:  # nothing to continue: what an earlier try left is of its own settings
+        shutil.rmtree(folder / "tokenizer", ignore_errors=True)
     allowed = (*MAY_CHANGE, *allow_change)
     refused = [
         f"{key}: {_shown(was)} -> {_shown(now)}"
