@@ -85,19 +85,26 @@ def load_params(
     mask = tree.select(want, run.config.trainable)
     live, _ = tree.partition(want, mask)
     step, live, _, meta = checkpoints.restore(live, None, step)
-    base = base_params(run.config.init, layout, meta["base"], warn)
-    _, frozen = tree.partition(adapted(run.config, layout, base), mask)
+    base = base_params(run.config, layout, meta["base"], warn)
+    _, frozen = tree.partition(base, mask)
     return step, tree.combine(live, frozen)
 
 
-def base_params(folder: str, layout: Layout, named: Base, warn: Callable[[str], None]) -> Params:
-    """The parameters of the run that another started from; `named` is `base_name` of it then."""
+def base_params(
+    config: RunConfig, layout: Layout, named: Base, warn: Callable[[str], None]
+) -> Params:
+    """What a run with `init` started from: every parameter in its own type, and new adapters.
+
+    Adapters of `init` are merged. named: `base_name` of `init` at that time. Raises CheckpointError when it is another now.
+    """
+    folder = config.init or ""
     step, params = load_params(open_run(folder), layout, int(named["step"]), warn)
     if (found := base_name(folder, step)) != named:
         raise CheckpointError(
             folder, f"is not the base that was trained on: {found['digest']}, not {named['digest']}"
         )
-    return params
+    params = jax.tree.map(lambda leaf: leaf.astype(config.param_dtype), lora.merge(params))
+    return adapted(config, layout, params)
 
 
 def base_name(folder: str, step: int) -> Base:

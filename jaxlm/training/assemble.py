@@ -31,7 +31,7 @@ from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import optim
 from jaxlm.training.evaluate import Score, make_score
 from jaxlm.training.resume import steps_of
-from jaxlm.training.state import Keeper, newest_base
+from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
 
 Step = Callable[[TrainState, dict[str, Any], Any], tuple[TrainState, dict[str, Any]]]
@@ -114,7 +114,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         held=held,
         steps=steps,
         rows=rows,
-        keeper=Keeper(config, layout, optimizer, mask, checkpoints, newest_base(config)),
+        keeper=Keeper(config, layout, optimizer, mask, checkpoints),
         step=step,
         score=make_score(forward, objective, tokenizer.token_bytes()),
         facts=facts(live, frozen, spec, config.length),

@@ -1,7 +1,7 @@
 """The state of a run: made fresh, restored, and what of it a checkpoint holds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.checkpoint.inspect import steps as committed
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.inference.run import Base, adapted, base_name, base_params, open_run, shapes
@@ -44,7 +44,7 @@ def inherit(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"model": spec, "tokenizer": tokenizer})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Keeper:
     """Makes, saves and restores the state of one run."""
 
@@ -53,19 +53,20 @@ class Keeper:
     optimizer: Optimizer
     mask: Mask
     checkpoints: Checkpoints
-    base: Base
-    """Step and digest of `init`, whose frozen part is never written; empty without one."""
+    base: Base = field(default_factory=dict, init=False)
+    """What `fresh` or `restore` started from: step and digest of `init`, whose frozen part is never
+    written; empty without one."""
 
     def fresh(self, spec: ModelSpec, warn: Callable[[str], None]) -> TrainState:
         """The state before the first step."""
         config = self.config
         if config.init:
-            params = base_params(config.init, self.layout, self.base, warn)
-            params = jax.tree.map(lambda p: p.astype(config.param_dtype), params)
+            self.base = newest_base(config.init)
+            params = base_params(config, self.layout, self.base, warn)
         else:
             dtype = jnp.dtype(config.param_dtype)
             params = init_params(spec, self.layout, jax.random.key(config.seed), dtype)
-        params = adapted(config, self.layout, params)
+            params = adapted(config, self.layout, params)
         live, _ = tree.partition(params, self.mask)
         opt_state = init_state(self.optimizer.tx, live, self.layout, AXES)
         return self._state(0, params, opt_state)
@@ -80,8 +81,8 @@ class Keeper:
         like = self._items(want, self.layout.placed(opt, AXES))
         step, params, opt, meta = self.checkpoints.restore(*like)
         if self.config.init:
-            base = base_params(self.config.init, self.layout, meta["base"], warn)
-            base = adapted(self.config, self.layout, base)
+            self.base = meta["base"]
+            base = base_params(self.config, self.layout, self.base, warn)
             params = tree.combine(params, tree.partition(base, self.mask)[1])
         if "live" in opt:
             params = tree.combine(opt["live"], tree.partition(params, self.mask)[1])
@@ -114,8 +115,8 @@ class Keeper:
         return TrainState(jax.device_put(jnp.int32(step), whole), params, opt_state)
 
 
-def newest_base(config: RunConfig) -> Base:
-    """The name of the base that a fresh run with `init` starts from."""
-    if not config.init:
-        return {}
-    return base_name(config.init, committed(f"{config.init}/checkpoints")[-1])
+def newest_base(folder: str) -> Base:
+    """The name of the newest step of the run in `folder`: what a fresh run starts from."""
+    if not (known := committed(f"{folder}/checkpoints")):
+        raise CheckpointError(folder, "holds no checkpoint to start from; train it first")
+    return base_name(folder, known[-1])

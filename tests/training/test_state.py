@@ -1,0 +1,184 @@
+"""What a run keeps: saved and restored on another mesh, and what one run starts from of another."""
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+from jaxlm.checkpoint import inspect
+from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.config.schema import RunConfig
+from jaxlm.core import tree
+from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.inference.run import load_params, open_run, shapes
+from jaxlm.models.axes import AXES
+from jaxlm.text import train
+from jaxlm.training import optim, resume
+from jaxlm.training.state import Keeper, inherit
+from jaxlm.training.step import TrainState
+
+WORDS = ["the quick brown fox jumps over the lazy dog\n" * 9]
+MODEL = {"layers": 1, "embed": 16, "heads": 2}
+ONE, EIGHT, MIXED = {"fsdp": 1}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train.train("bpe", 300, WORDS).save(folder)
+    return folder
+
+
+@pytest.fixture
+def begin(tmp_path, tokenizer):
+    """(name, **keys) -> the configuration of a run whose directory says so."""
+
+    def begin(name, **keys):
+        keys = {"steps": 9, "length": 8, "data": {"train": "unread"}, **keys}
+        given = {} if "init" in keys else {"model": MODEL, "tokenizer": {"path": str(tokenizer)}}
+        config = RunConfig.model_validate({"run_dir": str(tmp_path / name), **given, **keys})
+        config = inherit(config)
+        resume.accept(config, tmp_path / name, (), print)
+        (tmp_path / name / "tokenizer").symlink_to(tokenizer)
+        return config
+
+    return begin
+
+
+def keeper(config, sizes=ONE):
+    """Its keeper on a mesh, and its spec."""
+    spec, at = open_run(config.folder).spec, networks.layout(**sizes)
+    want = shapes(config, spec, at)
+    mask = tree.select(want, config.trainable)
+    live, _ = tree.partition(want, mask)
+    optimizer = optim.build(config.optimizer, live, steps=9, axes=AXES)
+    kept = Checkpoints(f"{config.folder}/checkpoints")
+    return Keeper(config, at, optimizer, mask, kept), spec
+
+
+def moved(keeper, state, step=3):
+    """The state as if it had trained: what is trained, and its optimizer's state, are others."""
+    live, frozen = tree.partition(state.params, keeper.mask)
+    live, opt = jax.tree.map(lambda x: x + jnp.asarray(1.25, x.dtype), (live, state.opt_state))
+    return TrainState(jnp.int32(step), tree.combine(live, frozen), opt)
+
+
+def saved(config, sizes=ONE, step=3):
+    """(keeper, spec, the state that it saved)."""
+    made, spec = keeper(config, sizes)
+    state = moved(made, made.fresh(spec, print), step)
+    made.save(state, {"score": 1.5}, 1.5)
+    made.checkpoints.wait()
+    return made, spec, state
+
+
+def written(config):
+    """Names of the parameters in the newest checkpoint."""
+    folder = f"{config.folder}/checkpoints"
+    return set(inspect.manifest(folder, inspect.steps(folder)[-1]).items["params"])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "schedule_free_adamw", "muon"])
+def test_a_state_is_restored_bit_for_bit_on_any_mesh(begin, kind):
+    config = begin("run", optimizer={"type": kind, "schedule": {"type": "constant"}})
+    state = saved(config, EIGHT)[2]
+    for sizes in (ONE, MIXED):
+        again, spec = keeper(config, sizes)
+        found, meta = again.restore(spec, print)
+        networks.assert_same(found, state)
+        assert meta == {"score": 1.5, "position": 3 * config.batch, "base": {}}
+        lies = again.layout.shardings(found.params, AXES)
+        assert jax.tree.map(lambda leaf: leaf.sharding, found.params) == lies
+
+
+@pytest.mark.parametrize("kind", ["adamw", "schedule_free_adamw"])
+def test_what_is_loaded_from_a_run_is_what_was_scored(begin, kind):
+    config = begin("run", optimizer={"type": kind, "schedule": {"type": "constant"}})
+    made, _, state = saved(config)
+    step, params = load_params(open_run(config.folder), networks.layout(**EIGHT))
+    assert step == 3
+    networks.assert_same(params, made.evaluated(state))
+    same = np.array_equal(params["embed"]["embedding"], state.params["embed"]["embedding"])
+    assert same == (kind == "adamw")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"trainable": ["attn/q"]},
+        {"trainable": ["attn/q"], "param_dtype": "bfloat16"},
+        {"trainable": ["lora_(a|b)"], "lora": {"rank": 2}},
+        {"trainable": ["lora_(a|b)"], "lora": {"rank": 2}, "param_dtype": "bfloat16"},
+    ],
+)
+def test_a_frozen_base_is_named_and_not_written(begin, keys):
+    base = begin("base")
+    start = saved(base)[2]
+    config = begin("child", init=base.folder, **keys)
+    made, _, state = saved(config)
+    assert written(config) == made.mask
+    again, spec = keeper(config, MIXED)
+    networks.assert_same(again.restore(spec, print)[0], state)
+    networks.assert_same(load_params(open_run(config.folder), made.layout)[1], state.params)
+    kernel = state.params["decoder"]["blocks"]["mlp"]["up"]["kernel"]
+    right = start.params["decoder"]["blocks"]["mlp"]["up"]["kernel"].astype(config.param_dtype)
+    networks.assert_same(kernel, right)
+
+
+def test_a_base_that_is_another_now_is_refused(begin):
+    base = begin("base")
+    saved(base)
+    config = begin("child", init=base.folder, trainable=["attn/q"])
+    saved(config)
+    made, spec = keeper(base)
+    state, _ = made.restore(spec, print)
+    made.save(moved(made, state), {}, None)  # the same step, other values
+    made.checkpoints.wait()
+    again, spec = keeper(config)
+    with pytest.raises(CheckpointError, match="is not the base that was trained on"):
+        again.restore(spec, print)
+
+
+def test_a_base_that_trains_on_stays_what_it_was_to_its_child(begin):
+    base = begin("base")
+    made, _, state = saved(base)
+    config = begin("child", init=base.folder, trainable=["attn/q"])
+    first = saved(config)[0]
+    made.save(moved(made, state, step=5), {}, None)
+    made.checkpoints.wait()
+    again, spec = keeper(config)
+    state, meta = again.restore(spec, print)
+    again.save(moved(again, state, step=6), {}, None)
+    again.checkpoints.wait()
+    last = keeper(config)[0].restore(spec, print)[1]
+    assert last["base"] == meta["base"] == first.base and first.base["step"] == 3
+
+
+def test_adapters_of_a_base_are_merged(begin):
+    base = begin("base", lora={"rank": 2})
+    start = saved(base)[2]
+    config = begin("child", init=base.folder, lora={"rank": 1}, trainable=["lora"])
+    state = saved(config)[2]
+    q, merged = (s.params["decoder"]["blocks"]["attn"]["q"] for s in (start, state))
+    assert q["lora_a"].shape[-1] == 2 and merged["lora_a"].shape[-1] == 1
+    product = jnp.einsum("lir,lrnh->linh", q["lora_a"], q["lora_b"])
+    right = q["kernel"] + q["lora_scale"][:, None, None, None] * product
+    networks.assert_close(merged["kernel"], right)
+
+
+def test_a_run_without_a_checkpoint_is_nothing_to_start_from(begin):
+    base = begin("base")
+    made, spec = keeper(begin("child", init=base.folder))
+    with pytest.raises(CheckpointError, match="holds no checkpoint to start from"):
+        made.fresh(spec, print)
+
+
+def test_the_architecture_comes_from_the_base_and_speed_from_the_run(begin):
+    base = begin("base")
+    config = begin("child", init=base.folder, model={"dropout": 0.1, "embed": 16})
+    assert (config.model.layers, config.model.dropout) == (1, 0.1)
+    with pytest.raises(ConfigError, match=r"^model.layers: comes from init=.*; leave it out$"):
+        begin("other", init=base.folder, model={"layers": 2})
+    with pytest.raises(ConfigError, match=r"^tokenizer.path: comes from init=.*; leave it out$"):
+        begin("third", init=base.folder, tokenizer={"path": "elsewhere"})
