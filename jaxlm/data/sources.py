@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import DataError, JaxlmError
 from jaxlm.data import compression
 
 STDLIB = "stdlib"
@@ -113,7 +113,7 @@ def reading(where: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (DataError, MemoryError):
+    except (JaxlmError, MemoryError):  # a signal is one too: it must not be taken for a bad file
         raise
     except ImportError as error:
         scheme = str(where).partition("://")[0]

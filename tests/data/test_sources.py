@@ -12,7 +12,7 @@ import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 
 from jaxlm.config.schema import Source
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import DataError, Stopped
 from jaxlm.data import sources
 
 TEXTS = ["one\r\ntwo\u2028three", "", "nul \x00, tab \t, ünï, 🙂", " "]
@@ -224,3 +224,14 @@ def test_sources_import_neither_jax_nor_pyarrow():
     code = "import sys, jaxlm.data.sources as s; s.find('stdlib'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"jax", "pyarrow", "etils", "zstandard"} & set(done.stdout.split())
+
+
+def test_a_signal_while_a_file_is_read_is_not_a_bad_file(monkeypatch):
+    """Else it would leave the file out of the standard library's cache, or end with code 3."""
+
+    def interrupted(file):
+        raise Stopped("SIGTERM", "stopped")
+
+    monkeypatch.setattr(sources.tokenize, "open", interrupted)
+    with pytest.raises(Stopped):
+        read(sources.STDLIB)
