@@ -223,6 +223,11 @@ class RunConfig(Section):
                 f"batch={f['batch']} does not split into microbatches={f['microbatches']}; "
                 f"use a multiple of {f['microbatches']} or microbatches=1"
             )
+        for key in ("run_dir", "init"):
+            if f[key] and "://" in f[key]:  # a Path would make a local folder named `gs:` of it
+                raise ValueError(
+                    f"{key}={f[key]} is not a local folder; mount the bucket and name its mount"
+                )
         longest = vars(f["model"])["max_length"]
         if longest and f["length"] > longest:
             raise ValueError(
