@@ -86,10 +86,12 @@ class Model:
         self, prompts: Sequence[str], max_tokens: int, how: Mapping[str, Any]
     ) -> Iterator[np.ndarray]:
         ids = [self.tokenizer.encode(prompt) for prompt in prompts]
-        ended = np.zeros(len(ids), bool)
+        rows = len(ids)
+        ids += ids[:1] * (-rows % self._layout.size("batch"))  # rows must split over the mesh
+        ended = np.zeros(rows, bool)
         for tokens in self._generator.tokens(self.params, ids, max_tokens=max_tokens, **how):
-            yield tokens
-            ended |= tokens == self.tokenizer.eos
+            yield tokens[:rows]
+            ended |= tokens[:rows] == self.tokenizer.eos
             if ended.all():
                 return
 
