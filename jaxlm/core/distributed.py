@@ -158,8 +158,8 @@ def exit_now(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
-            continue  # a closed pipe must not keep the process
+        except (OSError, ValueError, RuntimeError):
+            continue  # a closed pipe, or a write that a signal interrupted, must not keep it
     if index() == 0 and count() > 1:
         time.sleep(_GRACE)
     os._exit(code)
