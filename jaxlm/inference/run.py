@@ -95,7 +95,8 @@ def base_params(
 ) -> Params:
     """What a run with `init` started from: every parameter in its own type, and new adapters.
 
-    Adapters of `init` are merged. named: `base_name` of `init` at that time. Raises CheckpointError when it is another now.
+    Adapters of `init` are merged. named: `base_name` of `init` at that time. Raises CheckpointError
+    when it is another now.
     """
     folder = config.init or ""
     step, params = load_params(open_run(folder), layout, int(named["step"]), warn)
