@@ -20,7 +20,8 @@ def splash(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool
     groups = heads // k.shape[2]
     shape = (length, length)
     one = masks.CausalMask(shape) if causal else masks.FullMask(shape)
-    run = kernel.make_splash_mqa_single_device(masks.MultiHeadMask([one] * groups))
+    mask = masks.MultiHeadMask([one] * groups)
+    run = kernel.make_splash_mqa_single_device(mask, residual_checkpoint_name="attention")
     # [B, K, G, L, H]: one multi-query call per row and kv head.
     q = q.reshape(rows, length, k.shape[2], groups, size).transpose(0, 2, 3, 1, 4) / math.sqrt(size)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)

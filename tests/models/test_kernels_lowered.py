@@ -6,11 +6,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import networks
-import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as fused
 
-from jaxlm.models import attention, gpu, tpu
+from jaxlm.models import attention, gpu
 from jaxlm.models.flash import chunked
 from jaxlm.models.transformer import make_forward
 
@@ -102,13 +101,19 @@ def test_the_trial_of_the_packed_kernel_sees_what_is_wrong():
     assert not gpu.packed_works()
 
 
-@pytest.mark.parametrize("rows", ["packed", "whole"])
-def test_splash_lowers_for_a_tpu_with_its_gradient(rows):
-    segments = jnp.asarray(np.arange(256)[None] // 100 + np.zeros((2, 1), int), jnp.int32)
-    run = partial(tpu.splash, segments=segments if rows == "packed" else None, causal=True)
+@pytest.mark.parametrize("packed", [False, True], ids=["whole", "packed"])
+@pytest.mark.parametrize(("remat", "kernels"), [("none", 3), ("products", 3), ("full", 4)])
+def test_a_layer_runs_splash_once_forward_and_twice_backward(monkeypatch, packed, remat, kernels):
+    """One kernel for the gradient of the queries, one for that of keys and values."""
+    monkeypatch.setattr(attention, "choose", lambda asked, *_: asked.replace("auto", "splash"))
+    spec = networks.spec(heads=2, kv_heads=1, head_dim=128, remat=remat)
+    forward = make_forward(spec, networks.layout(), jnp.bfloat16)
+    batch = networks.batch(length=128)
+    if not packed:
+        batch = {name: batch[name] for name in ("tokens", "positions")}
 
-    def loss(*arrays):
-        return run(*arrays).astype(jnp.float32).sum()
+    def loss(params, batch):
+        return forward.hidden(params, batch, None)[0].astype(jnp.float32).sum()
 
-    program = text(jax.grad(loss, argnums=(0, 1, 2)), *SHAPES, platform="tpu")
-    assert program.count("@tpu_custom_call") >= 2
+    program = text(jax.grad(loss), networks.params(spec), batch, platform="tpu")
+    assert program.count("@tpu_custom_call") == kernels
