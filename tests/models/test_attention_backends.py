@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.models import attention
@@ -78,6 +80,19 @@ def test_without_a_direction_all_of_a_segment_is_seen(backend):
     rows, arrays = SEGMENTS["packed"](2, 140), inputs(140, jnp.float32)
     found = values_and_gradients(BACKENDS[backend], *arrays, rows, causal=False)
     for x, y in zip(found, exact(*arrays, rows, causal=False), strict=True):
+        assert np.abs(x - y).max() <= 1e-5 * np.abs(y).max()
+
+
+@pytest.mark.parametrize("segments", ["packed", "whole"])
+def test_splash_is_attention_too(monkeypatch, segments):
+    """The TPU's kernel, interpreted."""
+    interpreted = partial(splash_attention_kernel.make_splash_mqa_single_device, interpret=True)
+    monkeypatch.setattr(splash_attention_kernel, "make_splash_mqa_single_device", interpreted)
+    rows = SEGMENTS[segments](2, 128)
+    rows = rows if rows is None else rows.astype(np.int32)
+    arrays = inputs(128, jnp.float32, size=128)
+    found = values_and_gradients(BACKENDS["splash"], *arrays, rows, causal=True)
+    for x, y in zip(found, exact(*arrays, rows, causal=True), strict=True):
         assert np.abs(x - y).max() <= 1e-5 * np.abs(y).max()
 
 
