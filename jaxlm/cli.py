@@ -7,9 +7,11 @@ at once.
 import errno
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -86,6 +88,7 @@ def train(
     from jaxlm.config.load import load
 
     config = load(*_split(arguments))
+    signal.signal(signal.SIGTERM, _leave)  # the loop has its own; imports take seconds until then
     from jaxlm.training import loop
 
     return loop.train(config, allow_change=tuple(allow_change or ()))
@@ -129,7 +132,7 @@ def evaluate(
     run: Run,
     batches: Annotated[
         int | None,
-        typer.Option(min=1, help="Most batches to score; the run's evaluate.batches by default."),
+        typer.Option(min=1, help="Most batches to score; all by default."),
     ] = None,
     platform: Platform = None,
 ) -> None:
@@ -193,8 +196,10 @@ def checkpoint_list(run: Run) -> None:
     """Print a line per checkpoint: step, date, size, score and digest."""
     from jaxlm.checkpoint import inspect
 
-    inspect.manifest(f"{run}/checkpoints")  # a run without checkpoints is an error
-    print(inspect.table(f"{run}/checkpoints"))
+    folder = f"{run}/checkpoints"
+    if not inspect.steps(folder):
+        inspect.manifest(folder)  # raises
+    print(inspect.table(folder))
 
 
 @checkpoint_app.command("digest", epilog=EXIT_CODES)
@@ -242,6 +247,9 @@ def data_inspect(
     from jaxlm.data import inspect, pipeline
     from jaxlm.observe.progress import Progress
     from jaxlm.training.assemble import get_tokenizer
+    from jaxlm.training.state import inherit
+
+    config = inherit(config)
 
     with TemporaryDirectory() as scratch:
         own = Path(config.folder, "tokenizer")
@@ -264,11 +272,21 @@ def data_inspect(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command line and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGINT, _leave)
     code = run([word for word in given if word != "--debug"], debug="--debug" in given)
     distributed = sys.modules.get("jaxlm.core.distributed")
     if code and distributed is not None and distributed.count() > 1:
         distributed.exit_now(code)  # the orderly way out would wait for the other processes
     sys.exit(code)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Leave at once: an exception would be lost in whatever is being imported or compiled."""
+    name, code = signal.Signals(number).name, errors.INTERRUPTED
+    if number == signal.SIGTERM:
+        code = errors.STOPPED
+    os.write(2, f"jaxlm: error: {name}: stopped; run the same command again\n".encode())
+    os._exit(code)
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:

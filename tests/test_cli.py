@@ -131,3 +131,20 @@ def test_a_reader_that_leaves_early_is_no_error():
     command = f"{sys.executable} -m jaxlm config schema | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name, code", [("SIGINT", errors.INTERRUPTED), ("SIGTERM", errors.STOPPED)])
+def test_a_signal_while_jax_is_imported_is_one_line(tmp_path, name, code):
+    finder = f"""
+import os, signal, sys
+from jaxlm import cli
+class Finder:
+    def find_spec(self, module, path=None, target=None):
+        if module == "jax":
+            os.kill(os.getpid(), signal.{name})
+sys.meta_path.insert(0, Finder())
+cli.main(["train", "steps=1", "data.train=corpus.txt", "run_dir={tmp_path}"])
+"""
+    done = python("-c", finder)
+    line = f"jaxlm: error: {name}: stopped; run the same command again\n"
+    assert (done.returncode, done.stderr) == (code, line)

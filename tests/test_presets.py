@@ -10,7 +10,7 @@ import pytest
 from jaxlm.config.load import load, presets
 from jaxlm.core import errors, tree
 from jaxlm.core.mesh import Layout, logical_axes, make_mesh
-from jaxlm.inference.run import shapes
+from jaxlm.inference.run import shapes, trained
 from jaxlm.models.axes import AXES
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.lm import OBJECTIVES
@@ -38,10 +38,10 @@ def test_a_preset_for_an_accelerator_compiles_for_eight_devices(name):
     layout = Layout(make_mesh({"fsdp": -1}))
     forward = make_forward(spec, layout, jnp.bfloat16)
     params = shapes(config, spec, layout)
-    mask = tree.select(params, config.trainable)
+    mask = trained(config, params)
     assert config.steps
     optimizer = optim.build(config.optimizer, params, steps=config.steps, axes=AXES)
-    opt_state = layout.placed(jax.eval_shape(optimizer.tx.init, params), AXES)
+    opt_state = optim.state_shapes(optimizer.tx, params, layout, AXES)
     whole = layout.sharding(())
     state = TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), params, opt_state)
     row = jax.ShapeDtypeStruct(

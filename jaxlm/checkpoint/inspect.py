@@ -31,11 +31,14 @@ def steps(folder: epath.PathLike) -> list[int]:
 
 def manifest(folder: epath.PathLike, step: int | None = None) -> Manifest:
     """The manifest of a committed step, the newest by default. Raises CheckpointError."""
+    found = steps(folder)
+    if not found:
+        raise CheckpointError(str(folder), "holds no committed checkpoint; train first")
     if step is None:
-        found = steps(folder)
-        if not found:
-            raise CheckpointError(str(folder), "holds no committed checkpoint; train first")
         step = found[-1]
+    if step not in found:
+        named = ", ".join(map(str, found))
+        raise CheckpointError(str(folder), f"holds no step {step}; use one of {named}")
     return load(epath.Path(folder) / str(step))
 
 

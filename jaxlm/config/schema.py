@@ -189,8 +189,9 @@ class RunConfig(Section):
     """Folder of the run; left out, `runs/NAME`."""
     init: str | None = None
     """A run whose weights this one starts from; left out, from random ones."""
-    trainable: Patterns = (".",)
-    """Names of the parameters that are trained, as regular expressions; the rest is frozen."""
+    trainable: Patterns | None = None
+    """Names of the parameters that are trained, as regular expressions; the rest is frozen. Left
+    out: all of them, or with lora.rank the adapters."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of activations and products; auto is bfloat16 on accelerators, float32 on the CPU."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"

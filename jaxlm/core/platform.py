@@ -58,6 +58,8 @@ def choose_platform(
     else:
         here = accelerators(root)
         chosen = platform if platform != "auto" else next(iter(here), "")
+        if chosen not in (*_PLUGINS, "cpu", ""):
+            raise ConfigError("platform", f"{chosen!r} is none; use auto, cpu, gpu or tpu")
         if chosen in _PLUGINS:
             _check(chosen, here)
         if chosen:

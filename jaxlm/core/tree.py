@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxlm.core.errors import ConfigError
 
@@ -83,6 +84,19 @@ def combine(first: Params, second: Params) -> Params:
         else:
             raise ValueError(f"both trees hold {key!r}")
     return merged
+
+
+def widened(params: Any) -> Any:
+    """Every floating leaf in float32: arrays, or ShapeDtypeStructs with their shardings."""
+
+    def wide(leaf: Any) -> Any:
+        if leaf.dtype == jnp.float32 or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
+        return leaf.astype(jnp.float32)
+
+    return jax.tree.map(wide, params)
 
 
 def nbytes(tree: Any) -> int:

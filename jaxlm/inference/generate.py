@@ -44,7 +44,7 @@ class Generator:
         the seed. Raises ConfigError when a prompt is empty or what is asked for does not fit the
         model's positions.
         """
-        check(max_tokens, temperature, top_p, top_k)
+        check(max_tokens, temperature, top_p, top_k, seed)
         longest = self._check_prompts(prompts, max_tokens)
         width = min(-(-longest // STEPS) * STEPS, self._spec.max_length)
         tokens = np.zeros((len(prompts), width), np.int32)
@@ -53,7 +53,7 @@ class Generator:
             tokens[row, width - len(prompt) :] = prompt
             real[row, width - len(prompt) :] = True
         size = width + -(-max_tokens // STEPS) * STEPS
-        how = (jnp.float32(temperature), jnp.float32(top_p), jnp.int32(top_k))
+        how = (jnp.float32(temperature), jnp.float32(top_p), jnp.int32(min(top_k, self._spec.vocab)))
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(len(prompts)))
         token, cache = self._prefill(params, tokens, real, keys, how, size=size)
         for count in range(1, max_tokens):
@@ -100,9 +100,11 @@ class Generator:
             raise ConfigError("--prompt", f"id {worst[0]} is outside the vocabulary of {vocab} ids")
         longest = max(len(prompt) for prompt in prompts)
         if longest + max_tokens > most:
+            room = most - longest
+            advice = f"use {room} or a shorter prompt" if room > 0 else "shorten the prompt"
             raise ConfigError(
                 "--max-tokens",
                 f"{longest} tokens of prompt and {max_tokens} more exceed the model's {most} "
-                f"positions; use {max(most - longest, 0)} or a shorter prompt",
+                f"positions; {advice}",
             )
         return longest

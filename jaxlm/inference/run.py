@@ -16,7 +16,7 @@ from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
-from jaxlm.core.tree import Params
+from jaxlm.core.tree import Mask, Params
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -82,12 +82,37 @@ def load_params(
     if not run.config.init:
         step, params, _, _ = checkpoints.restore(want, None, step)
         return step, params
-    mask = tree.select(want, run.config.trainable)
+    mask = trained(run.config, want)
     live, _ = tree.partition(want, mask)
     step, live, _, meta = checkpoints.restore(live, None, step)
-    base = base_params(run.config, layout, meta["base"], warn)
-    _, frozen = tree.partition(base, mask)
-    return step, tree.combine(live, frozen)
+    return step, tree.combine(
+        live, frozen_params(run.config, layout, mask, want, meta["base"], warn)
+    )
+
+
+def trained(config: RunConfig, params: Params) -> Mask:
+    """The names of the parameters that train: `trainable`, or all, or the adapters alone.
+
+    An adapter's scale never trains. Raises ConfigError for a pattern that matches nothing.
+    """
+    patterns = config.trainable or (("lora_[ab]$",) if config.lora.rank else (".",))
+    chosen = tree.select(params, patterns)
+    return frozenset(name for name in chosen if not name.endswith("lora_scale"))
+
+
+def frozen_params(
+    config: RunConfig,
+    layout: Layout,
+    mask: Mask,
+    want: Params,
+    named: Base,
+    warn: Callable[[str], None],
+) -> Params:
+    """What `mask` leaves out of a run with `init`: read from there, unless nothing of it is."""
+    _, frozen = tree.partition(want, mask)
+    if not frozen:
+        return {}
+    return tree.partition(base_params(config, layout, named, warn), mask)[1]
 
 
 def base_params(

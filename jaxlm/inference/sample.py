@@ -7,7 +7,7 @@ from jax import Array
 from jaxlm.core.errors import ConfigError
 
 
-def check(max_tokens: int, temperature: float, top_p: float, top_k: int) -> None:
+def check(max_tokens: int, temperature: float, top_p: float, top_k: int, seed: int) -> None:
     """Raise ConfigError for settings that mean nothing."""
     if max_tokens < 1:
         raise ConfigError("--max-tokens", f"{max_tokens} is not positive; use 1 or more")
@@ -17,6 +17,8 @@ def check(max_tokens: int, temperature: float, top_p: float, top_k: int) -> None
         raise ConfigError("--top-p", f"{top_p} is not in (0, 1]; 1 keeps every token")
     if top_k < 0:
         raise ConfigError("--top-k", f"{top_k} is negative; 0 keeps every token")
+    if not 0 <= seed < 2**32:
+        raise ConfigError("--seed", f"{seed} is not in [0, 2^32); use a smaller number")
 
 
 def sample(scores: Array, keys: Array, temperature: Array, top_p: Array, top_k: Array) -> Array:

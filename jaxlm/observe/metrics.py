@@ -73,7 +73,10 @@ class Metrics:
         The file is replaced in one move, so a crash leaves the old one or the new one. Raises
         StorageError when that is impossible: rows of a future that is gone must not stay.
         """
-        if not self._primary or not self._path.exists():
+        if not self._primary:
+            return
+        if not self._path.exists():  # a run that is stopped before its first row has a report too
+            self._write()
             return
         before = self._path.read_bytes()
         kept = [line for line, row in _rows(before) if row is not None and row["step"] <= step]

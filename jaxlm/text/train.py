@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import sentencepiece
@@ -37,7 +38,7 @@ def train(type: str, vocab: int, texts: Iterable[str]) -> Tokenizer:
     learn, most = TRAINERS[type]
     documents = sample(texts, most)
     if not any(documents):
-        raise DataError("tokenizer", "there is no text to train it on")
+        raise DataError("data.train", "holds no text to train a tokenizer on; name other files")
     return learn(vocab, documents)
 
 
@@ -108,7 +109,9 @@ def _sentencepiece(vocab: int, texts: list[str]) -> Tokenizer:
         )
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1].split(" with --")[0].rstrip(". ")
-        raise DataError("tokenizer.vocab", f"{vocab}: {reason or error}") from error
+        if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
+            reason = f"is too small for the characters of this text; use {least[1]} or more"
+        raise DataError("tokenizer.vocab", f"{vocab} {reason or error}") from error
     config = {"eos_token": END, "pad_token": END, "add_bos_token": False, "add_eos_token": False}
     return SentencePiece(model.getvalue(), config)
 

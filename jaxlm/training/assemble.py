@@ -18,7 +18,7 @@ from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset, open_data, training_texts
-from jaxlm.inference.run import compute_dtype, shapes
+from jaxlm.inference.run import compute_dtype, shapes, trained
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
@@ -69,7 +69,8 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     check_spec(spec, config, tokenizer)
     layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in MESH_AXES}))
     check_batch(config.batch, config.microbatches, layout.size("batch"))
-    data, held = open_data(
+    reading = partial(
+        open_data,
         config.data.train,
         config.data.validation,
         tokenizer=tokenizer,
@@ -79,23 +80,19 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         seed=config.seed,
         say=voice.say,
     )
+    data, held = distributed.together("data", reading)
+    if config.checkpoint.keep_best and held is None:
+        raise ConfigError("checkpoint.keep_best", "nothing is scored; set data.validation too")
     steps, rows = steps_of(config, data.rows_for)
     forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
     objective = OBJECTIVES[config.objective.type](
         z_loss=config.objective.z_loss, shards=layout.size("batch")
     )
     want = shapes(config, spec, layout)
-    mask = tree.select(want, config.trainable)
+    mask = trained(config, want)
     live, frozen = tree.partition(want, mask)
     optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES)
-    kept = config.checkpoint
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        keep=kept.keep,
-        keep_every=kept.keep_every,
-        keep_best=kept.keep_best,
-        warn=voice.warn,
-    )
+    checkpoints = keeping(config, folder, voice)
     step = partial(
         train_step,
         forward=forward,
@@ -118,6 +115,18 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         step=step,
         score=make_score(forward, objective, tokenizer.token_bytes()),
         facts=facts(live, frozen, spec, config.length),
+    )
+
+
+def keeping(config: RunConfig, folder: Path, voice: Progress) -> Checkpoints:
+    """The checkpoints of a run, kept as its configuration says."""
+    kept = config.checkpoint
+    return Checkpoints(
+        folder / "checkpoints",
+        keep=kept.keep,
+        keep_every=kept.keep_every,
+        keep_best=kept.keep_best,
+        warn=voice.warn,
     )
 
 

@@ -1,6 +1,7 @@
 """Scores on the validation data: loss, perplexity, bits per byte."""
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,12 @@ def evaluate(
     }
 
 
+def _to_stderr(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)
+
+
 def evaluate_run(
-    run_dir: str | Path, batches: int | None = None, warn: Callable[[str], None] = print
+    run_dir: str | Path, batches: int | None = None, warn: Callable[[str], None] = _to_stderr
 ) -> dict[str, float]:
     """Score the newest good checkpoint of a run on its validation data, on all devices here.
 
@@ -89,7 +94,7 @@ def evaluate_run(
     config = run.config
     if config.data.validation is None:
         raise DataError("data.validation", "the run holds nothing out; set it and train again")
-    layout = Layout(make_mesh({"data": -1}))
+    layout = Layout(make_mesh({"fsdp": -1}))
     _, held = open_data(
         config.data.train,
         config.data.validation,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,18 @@ import jax
 
 from jaxlm.checkpoint.owner import own
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import distributed, tree
-from jaxlm.core.errors import DONE, INTERNAL, STOPPED, DataError, JaxlmError, StorageError
+from jaxlm.core import distributed
+from jaxlm.core.errors import (
+    DONE,
+    INTERNAL,
+    STOPPED,
+    DataError,
+    JaxlmError,
+    NumericError,
+    StorageError,
+)
 from jaxlm.core.platform import choose_platform, use_compile_cache
-from jaxlm.data.pipeline import prefetch
+from jaxlm.data.pipeline import Dataset, prefetch
 from jaxlm.observe import flops, memory, record, report, trackers
 from jaxlm.observe.metrics import Metrics
 from jaxlm.observe.profile import Profiler
@@ -28,6 +37,9 @@ from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
 from jaxlm.training.step import TrainState, compile_step
 from jaxlm.training.window import Window
+
+DATA_KEYS = ("data", "tokenizer", "length", "seed")
+"""Keys whose change changes what rows there are."""
 
 
 def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
@@ -48,15 +60,19 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
         distributed.agree("own", lambda: stack.enter_context(own(folder)) and None)
         voice = Progress(folder, name=config.name, steps=config.steps or 0, primary=primary)
         stack.enter_context(voice)
-        config = inherit(config)
+        config = distributed.together("init", lambda: inherit(config))
         accept = partial(resume.accept, config, folder, allow_change, voice.say)
         distributed.agree("go on", accept)
         run = assemble(config, folder, voice)
         voice.expect(run.steps)
         if (run.keeper.checkpoints.latest() or 0) >= run.steps:
+            if primary and record.read(folder).get("status") != "done":  # killed at the very end
+                record.finish(folder, "done", step=run.steps)
+                report.write(folder)
             voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
             return DONE
-        return Loop(run, voice, signals, other_data="data" in allow_change).run()
+        other_data = any(key.split(".")[0] in DATA_KEYS for key in allow_change)
+        return Loop(run, voice, signals, other_data=other_data).run()
 
 
 class Loop:
@@ -75,7 +91,7 @@ class Loop:
                 "another run, or add --allow-change data",
             )
         self._window = Window(meta.get("window"), run.config.optimizer.max_skipped)
-        self._score: float | None = meta.get("score")
+        self._scored: tuple[int, float] | None = None
         self._compiled: Any = None
         self._metrics = self._open_metrics()
         self._seconds = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "evaluate_seconds": 0.0}
@@ -114,10 +130,15 @@ class Loop:
         """The state and meta of the newest good checkpoint, or a fresh state."""
         keeper, voice = self._run.keeper, self._voice
         with voice.phase("making or restoring the parameters"):
-            if keeper.checkpoints.latest() is not None:
-                return keeper.restore(self._run.spec, voice.warn)
-            state = keeper.fresh(self._run.spec, voice.warn)
-        keeper.checkpoints.check_space(tree.nbytes((state.params, state.opt_state)))
+            try:
+                if keeper.checkpoints.latest() is not None:
+                    return keeper.restore(self._run.spec, voice.warn)
+                state = keeper.fresh(self._run.spec, voice.warn)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise out_of_memory(self._run, voice) from error
+                raise
+        keeper.check_space(state)
         return state, {}
 
     def _fail(self, error: Exception) -> None:
@@ -143,23 +164,24 @@ class Loop:
     def _after(self) -> str | None:
         """Everything that is due after a step; the signal that asks for an end, if any."""
         config, last = self._run.config, self._step == self._run.steps
-        stopped = None if last else self._signals.asked()
+        stopped = None if last else self._signals.asked(self._step)
         if last or self._step % config.log.every == 0:
             self._log()
-        if last or _due(self._step, config.evaluate.every):
-            self._evaluate()
+        if self._run.held is not None and (last or _due(self._step, config.evaluate.every)):
+            self._evaluate(self._run.held)
         if last or stopped or _due(self._step, config.checkpoint.every):
             self._save()
         return stopped
 
     def _log(self) -> None:
-        now, run = time.monotonic(), self._run
+        run = self._run
+        self._window.drain()  # waits for the device, so the clock is read after it
+        now = time.monotonic()
         parts, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
         seconds = now - self._start - parts.pop("evaluate_seconds")
+        self._start = now
+        parts["compute_seconds"] = seconds - sum(parts.values())
         row = self._window.row(self._step, {"seconds": seconds, **parts})
-        seconds = time.monotonic() - now + seconds  # reading the metrics waits for the device
-        row["seconds"], self._start = seconds, time.monotonic()
-        row["compute_seconds"] = seconds - sum(parts.values())
         done = self._step - self._window.state["skipped"]
         row["learning_rate"] = float(run.keeper.optimizer.rate(max(done - 1, 0)))
         row["mfu"] = flops.mfu(
@@ -172,21 +194,18 @@ class Loop:
         self._metrics.row(row)
         self._voice.row(row)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, held: Dataset) -> None:
         run, config = self._run, self._run.config
-        if run.held is None:
-            return
-        shards = run.layout.size("batch")
         with self._timed("evaluate_seconds"), self._voice.phase("evaluating"):
             found = evaluate(
                 run.keeper.evaluated(self._state),
-                run.held,
+                held,
                 run.score,
                 run.layout,
-                size=-(-config.batch // shards) * shards,
+                size=config.batch // config.microbatches,
                 batches=config.evaluate.batches,
             )
-        self._score = found["loss"]
+        self._scored = self._step, found["loss"]
         row = {"step": self._step} | {f"validation_{k}": v for k, v in found.items()}
         self._metrics.row(row)
         self._voice.row(row)
@@ -195,16 +214,25 @@ class Loop:
         self._window.drain()
         meta = {
             "window": self._window.state,
-            "score": self._score,
             "steps": self._run.steps,
             "data": self._run.data.digest,
         }
+        scored = self._scored
+        now = scored is not None and scored[0] == self._step and isfinite(scored[1])
+        score = scored[1] if scored and now else None
         with self._timed("checkpoint_seconds"):
             try:
-                self._run.keeper.save(self._state, meta, self._score)
+                saved = self._run.keeper.save(self._state, meta, score)
             except StorageError as error:  # of the save before: this one may find room again
                 self._voice.warn(str(error))
-                self._run.keeper.save(self._state, meta, self._score)
+                saved = self._run.keeper.save(self._state, meta, score)
+        if not saved:
+            raise NumericError(
+                f"step {self._step}",
+                "a parameter or the optimizer's state is NaN or infinite: it is not saved; lower "
+                "optimizer.learning_rate and continue from the last checkpoint with "
+                "--allow-change optimizer",
+            )
 
     def _end(self, code: int, status: str) -> int:
         """Wait for the last save, write the report, and say what the run leaves behind."""
@@ -231,21 +259,23 @@ class Loop:
             "data": run.data.digest,
         }
         facts = record.record(digests, mesh=dict(run.layout.mesh.shape), model=run.facts)
-        if not self._primary:
-            return Metrics(run.folder, primary=False, warn=voice.warn)
-        for line in record.begin(run.folder, facts, step=self._step, steps=run.steps):
-            voice.warn(line)
-        started = trackers.start(
-            config.log.trackers,
-            run.folder,
-            name=config.name,
-            config=config.model_dump(mode="json"),
-            step=self._step,
-            warn=voice.warn,
-        )
-        metrics = Metrics(run.folder, started, primary=True, warn=voice.warn)
-        metrics.cut(self._step)
-        return metrics
+        started: list[trackers.Tracker] = []
+
+        def begin() -> None:
+            for line in record.begin(run.folder, facts, step=self._step, steps=run.steps):
+                voice.warn(line)
+            started[:] = trackers.start(
+                config.log.trackers,
+                run.folder,
+                name=config.name,
+                config=config.model_dump(mode="json"),
+                step=self._step,
+                warn=voice.warn,
+            )
+            Metrics(run.folder, primary=True, warn=voice.warn).cut(self._step)
+
+        distributed.agree("begin", begin)
+        return Metrics(run.folder, started, primary=self._primary, warn=voice.warn)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

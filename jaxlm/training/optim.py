@@ -211,7 +211,14 @@ def init_state(
 
     def init(live: Params) -> optax.OptState:
         # A copy, because schedule-free keeps the parameters and both are donated to the step.
-        return tx.init(jax.tree.map(jnp.copy, live))
+        return tx.init(jax.tree.map(jnp.copy, tree.widened(live)))
 
-    shardings = layout.shardings(jax.eval_shape(tx.init, live), axes)
+    shardings = jax.tree.map(lambda s: s.sharding, state_shapes(tx, live, layout, axes))
     return jax.jit(init, out_shardings=shardings)(live)
+
+
+def state_shapes(
+    tx: optax.GradientTransformation, live: Params, layout: Layout, axes: AxesTable
+) -> optax.OptState:
+    """The optimizer's state for parameters like `live`, as ShapeDtypeStructs with shardings."""
+    return layout.placed(jax.eval_shape(tx.init, tree.widened(live)), axes)

@@ -33,9 +33,13 @@ def accept(
     if begun and not path.exists():
         raise CheckpointError(str(folder), "holds checkpoints and no config.yaml; move it away")
     old = load(str(path), []) if begun else config
-    if not begun:  # nothing to continue: what an earlier try left is of its own settings
-        shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    if not begun:
+        _forget(config, folder)
     allowed = (*MAY_CHANGE, *allow_change)
+    if any(key == "batch" for key, _, _ in changes(old, config)) and "batch" in allowed:
+        raise ConfigError(
+            "batch", f"the data position counts in batches of {old.batch}; start a run with init"
+        )
     refused = [
         f"{key}: {_shown(was)} -> {_shown(now)}"
         for key, was, now in changes(old, config)
@@ -51,6 +55,15 @@ def accept(
     if old.steps and config.steps and old.steps != config.steps:
         _say_rate(old, config, say)
     _write(path, config)
+
+
+def _forget(config: RunConfig, folder: Path) -> None:
+    """Remove the tokenizer of an earlier try that saved nothing: it is of that try's settings."""
+    left = folder / "tokenizer"
+    if not left.exists() or (folder / "config.yaml").exists():
+        shutil.rmtree(left, ignore_errors=True)
+        return
+    raise ConfigError("run_dir", f"{left} is there, and no run made it; choose another folder")
 
 
 def _say_rate(old: RunConfig, new: RunConfig, say: Callable[[str], None]) -> None:

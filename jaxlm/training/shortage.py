@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-
 from jaxlm.core import tree
 from jaxlm.core.errors import OutOfMemoryError
 from jaxlm.inference.run import compute_dtype, shapes
@@ -13,6 +11,7 @@ from jaxlm.observe import memory
 from jaxlm.observe.progress import Progress
 from jaxlm.plan.memory import Step, estimate, memory_table, overrides
 from jaxlm.training.assemble import Run
+from jaxlm.training.optim import state_shapes
 
 
 def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemoryError:
@@ -23,7 +22,7 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
     config, layout = run.config, run.layout
     params = shapes(config, run.spec, layout)
     live, _ = tree.partition(params, run.keeper.mask)
-    opt_state = layout.placed(jax.eval_shape(run.keeper.optimizer.tx.init, live), AXES)
+    opt_state = state_shapes(run.keeper.optimizer.tx, live, layout, AXES)
     step = Step(
         spec=run.spec,
         batch=config.batch,

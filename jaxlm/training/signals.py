@@ -6,6 +6,9 @@ from types import FrameType, TracebackType
 from jaxlm.core import distributed
 from jaxlm.core.errors import INTERRUPTED, Stopped
 
+EVERY = 8
+"""Steps from one question among processes to the next."""
+
 
 class Signals:
     """While it is entered, the two signals ask for an end instead of causing one.
@@ -22,8 +25,13 @@ class Signals:
         """From now on a signal only sets `asked`."""
         self._patient = True
 
-    def asked(self) -> str | None:
-        """The name of the signal that asked any process to stop; all processes call it together."""
+    def asked(self, step: int) -> str | None:
+        """The name of the signal that asked any process to stop; all call it at the same steps.
+
+        Several processes ask each other at every EVERY-th step only: it is a round trip.
+        """
+        if distributed.count() > 1 and step % EVERY:
+            return None
         named = distributed.gather("stop", self._name or "")
         return next((name for name in named if name), None)
 

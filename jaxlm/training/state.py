@@ -14,11 +14,19 @@ from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
-from jaxlm.inference.run import Base, adapted, base_name, base_params, open_run, shapes
+from jaxlm.inference.run import (
+    Base,
+    adapted,
+    base_name,
+    base_params,
+    frozen_params,
+    open_run,
+    shapes,
+)
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params
-from jaxlm.training.optim import Optimizer, init_state
+from jaxlm.training.optim import Optimizer, init_state, state_shapes
 from jaxlm.training.step import TrainState
 
 RUNTIME = ("dropout", "remat", "attention", "unroll")
@@ -36,12 +44,14 @@ def inherit(config: RunConfig) -> RunConfig:
     runtime = {key: getattr(config.model, key) for key in RUNTIME}
     spec = base.spec.model_copy(update=runtime)
     for key in sorted(config.model.model_fields_set):
-        if getattr(config.model, key) not in (None, getattr(spec, key)):
+        if getattr(config.model, key) not in (0, getattr(spec, key)):
             raise ConfigError(f"model.{key}", f"comes from init={config.init}; leave it out")
-    tokenizer = config.tokenizer.model_copy(update={"path": str(base.folder / "tokenizer")})
+    path = str((base.folder / "tokenizer").resolve())
+    tokenizer = config.tokenizer.model_copy(update={"path": path})
     if config.tokenizer.path not in (None, tokenizer.path):
         raise ConfigError("tokenizer.path", f"comes from init={config.init}; leave it out")
-    return config.model_copy(update={"model": spec, "tokenizer": tokenizer})
+    init = str(base.folder.resolve())  # a run is opened from other working directories too
+    return config.model_copy(update={"init": init, "model": spec, "tokenizer": tokenizer})
 
 
 @dataclass
@@ -77,22 +87,31 @@ class Keeper:
         """(state, meta) of the newest good checkpoint, on this run's mesh."""
         want = shapes(self.config, spec, self.layout)
         live, _ = tree.partition(want, self.mask)
-        opt = jax.eval_shape(self.optimizer.tx.init, live)
-        like = self._items(want, self.layout.placed(opt, AXES))
+        like = self._items(want, state_shapes(self.optimizer.tx, live, self.layout, AXES))
         step, params, opt, meta = self.checkpoints.restore(*like)
         if self.config.init:
             self.base = meta["base"]
-            base = base_params(self.config, self.layout, self.base, warn)
-            params = tree.combine(params, tree.partition(base, self.mask)[1])
+            frozen = frozen_params(self.config, self.layout, self.mask, want, self.base, warn)
+            params = tree.combine(params, frozen)
         if "live" in opt:
             params = tree.combine(opt["live"], tree.partition(params, self.mask)[1])
         return self._state(step, params, opt["state"]), meta
 
-    def save(self, state: TrainState, meta: dict[str, Any], score: float | None) -> None:
-        """Start to write the state; `meta` gets the data position and the name of the base."""
+    def check_space(self, state: TrainState) -> None:
+        """Raise StorageError when the disk cannot hold two checkpoints of this state."""
+        self.checkpoints.check_space(tree.nbytes(self._items(state.params, state.opt_state)))
+
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None) -> bool:
+        """Start to write the state; `meta` gets the data position and the name of the base.
+
+        False when a value is NaN or infinite: such a state is not written.
+        """
         step = int(state.step)
         meta = {**meta, "position": step * self.config.batch, "base": self.base}
-        self.checkpoints.save(step, *self._items(state.params, state.opt_state), meta, score)
+        params, opt = self._items(self.evaluated(state), state.opt_state)
+        if "live" in opt:
+            opt["live"] = tree.partition(state.params, self.mask)[0]
+        return self.checkpoints.save(step, params, opt, meta, score)
 
     def evaluated(self, state: TrainState) -> Params:
         """The parameters that are scored, sampled from and exported."""
@@ -100,15 +119,15 @@ class Keeper:
         return tree.combine(self.optimizer.averaged(state.opt_state, live), frozen)
 
     def _items(self, params: Params, opt_state: Any) -> tuple[Params, dict[str, Any]]:
-        """What a checkpoint holds: the parameters to use, and all else that training needs."""
-        live, frozen = tree.partition(params, self.mask)
+        """What a checkpoint holds: the parameters to use, and all else that training needs.
+
+        Where the parameters to use are averages, training goes on from others: `live`.
+        """
+        live, _ = tree.partition(params, self.mask)
         opt: dict[str, Any] = {"state": opt_state}
-        used = live
         if self.config.optimizer.type == "schedule_free_adamw":
             opt["live"] = live
-            if not isinstance(next(iter(jax.tree.leaves(live))), jax.ShapeDtypeStruct):
-                used = self.optimizer.averaged(opt_state, live)
-        return (used if self.config.init else tree.combine(used, frozen)), opt
+        return (live if self.config.init else params), opt
 
     def _state(self, step: int, params: Params, opt_state: Any) -> TrainState:
         whole = self.layout.sharding(())

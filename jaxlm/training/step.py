@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxlm.core.tree import Mask, Params, combine, partition
+from jaxlm.core.tree import Mask, Params, combine, partition, widened
 from jaxlm.objectives.base import Batch, Objective, Sums
 
 if TYPE_CHECKING:
@@ -66,12 +66,18 @@ def train_step(
     keys = row_keys(key, state.step, batch["tokens"].shape[0])
     grads, sums = accumulate(jax.grad(loss, has_aux=True), live, batch, keys, microbatches)
     weight = jnp.where(sums.weight > 0, sums.weight, 1.0)  # nothing but filler: 0 / 1
-    grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, live)
+    grads = jax.tree.map(lambda g: g / weight, widened(grads))
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
-    updates, opt_state = tx.update(grads, state.opt_state, live)
-    new = optax.apply_updates(live, updates), opt_state
-    live, opt_state = jax.tree.map(partial(jnp.where, good), new, (live, state.opt_state))
+    # In float32 also when parameters are stored in 16 bits: moments and norms need the range.
+    updates, opt_state = tx.update(grads, state.opt_state, widened(live))
+    moved = optax.apply_updates(widened(live), updates)
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(good, new.astype(old.dtype), old)
+
+    live = jax.tree.map(keep, moved, live)
+    opt_state = jax.tree.map(keep, opt_state, state.opt_state)
     metrics = {
         "loss": sums.loss,
         "weight": sums.weight,

@@ -17,6 +17,7 @@ class Window:
 
     def __init__(self, state: dict[str, Any] | None, max_skipped: int):
         self.state: dict[str, Any] = {"tokens": 0, "skipped": 0, "in_a_row": 0, "sums": {}}
+        self._tokens = 0  # since the last row or the start: what this process's clock has seen
         self.state |= state or {}
         self._max_skipped = max_skipped
         self._pending: list[tuple[int, Metrics]] = []
@@ -37,7 +38,7 @@ class Window:
         self.drain()
         sums = self.state["sums"]
         weight, updates = sums.pop("weight", 0.0), sums.pop("updates", 0)
-        tokens, norm = sums.pop("tokens", 0), sums.pop("grad_norm", 0.0)
+        norm, tokens, self._tokens = sums.pop("grad_norm", 0.0), self._tokens, 0
         means = {name: total / weight if weight else None for name, total in sums.items()}
         self.state["sums"] = {}
         return {
@@ -54,7 +55,7 @@ class Window:
     def _read(self, step: int, found: dict[str, Any]) -> None:
         state, sums = self.state, self.state["sums"]
         state["tokens"] += found["tokens"]
-        sums["tokens"] = sums.get("tokens", 0) + found["tokens"]
+        self._tokens += found["tokens"]
         if found["skipped"]:
             state["skipped"] += 1
             state["in_a_row"] += 1

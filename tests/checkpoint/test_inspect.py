@@ -43,3 +43,9 @@ def test_the_manifest_tells_shapes_and_dtypes(kit):
     kernel = recorded.items["params"]["blocks/kernel"]
     assert (kernel.shape, kernel.dtype) == ((3, 16, 8), "bfloat16")
     assert recorded.step == 3 and "0/mu/embedding" in recorded.items["opt"]
+
+
+def test_a_step_that_is_not_there_names_those_that_are(kit):
+    kit.fill(3)
+    with pytest.raises(CheckpointError, match="holds no step 7; use one of 3$"):
+        inspect.manifest(kit.folder, 7)

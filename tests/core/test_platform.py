@@ -120,3 +120,8 @@ def test_a_compile_cache_that_is_a_link_is_not_used(fresh, monkeypatch, tmp_path
     (tmp_path / "elsewhere").mkdir()
     folder.symlink_to(tmp_path / "elsewhere")
     assert platform.use_compile_cache() is None
+
+
+def test_a_platform_that_is_none_names_those_that_are(fresh, tmp_path):
+    with pytest.raises(ConfigError, match="platform: 'cuda' is none; use auto, cpu, gpu or tpu"):
+        platform.choose_platform("cuda", root=tmp_path)

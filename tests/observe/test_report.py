@@ -19,6 +19,11 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 HOSTILE = "</script><script>console.error('ran')</script><img src=x onerror=console.error('ran')>"
 
 
+def test_a_run_stopped_before_its_first_row_has_a_report(tmp_path):
+    Metrics(tmp_path, primary=True).cut(0)
+    assert write(tmp_path).read_text().startswith("<!doctype html>")
+
+
 def rows(steps, *, lost=(), skipped_at=None):
     skipped = 0
     for step in steps:

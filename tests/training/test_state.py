@@ -11,7 +11,7 @@ from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError, ConfigError
-from jaxlm.inference.run import load_params, open_run, shapes
+from jaxlm.inference.run import load_params, open_run, shapes, trained
 from jaxlm.models.axes import AXES
 from jaxlm.text import train
 from jaxlm.training import optim, resume
@@ -50,7 +50,7 @@ def keeper(config, sizes=ONE):
     """Its keeper on a mesh, and its spec."""
     spec, at = open_run(config.folder).spec, networks.layout(**sizes)
     want = shapes(config, spec, at)
-    mask = tree.select(want, config.trainable)
+    mask = trained(config, want)
     live, _ = tree.partition(want, mask)
     optimizer = optim.build(config.optimizer, live, steps=9, axes=AXES)
     kept = Checkpoints(f"{config.folder}/checkpoints")
