@@ -133,7 +133,9 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name, code", [("SIGINT", errors.INTERRUPTED), ("SIGTERM", errors.STOPPED)])
+@pytest.mark.parametrize(
+    "name, code", [("SIGINT", errors.INTERRUPTED), ("SIGTERM", errors.STOPPED)]
+)
 def test_a_signal_while_jax_is_imported_is_one_line(tmp_path, name, code):
     finder = f"""
 import os, signal, sys

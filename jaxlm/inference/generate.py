@@ -53,7 +53,11 @@ class Generator:
             tokens[row, width - len(prompt) :] = prompt
             real[row, width - len(prompt) :] = True
         size = width + -(-max_tokens // STEPS) * STEPS
-        how = (jnp.float32(temperature), jnp.float32(top_p), jnp.int32(min(top_k, self._spec.vocab)))
+        how = (
+            jnp.float32(temperature),
+            jnp.float32(top_p),
+            jnp.int32(min(top_k, self._spec.vocab)),
+        )
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(len(prompts)))
         token, cache = self._prefill(params, tokens, real, keys, how, size=size)
         for count in range(1, max_tokens):
