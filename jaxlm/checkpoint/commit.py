@@ -25,7 +25,7 @@ from etils import epath
 
 from jaxlm.checkpoint import arrays, digest, files, inspect, manifest, restore, retention
 from jaxlm.checkpoint.manifest import META, NAME, DamagedError, File, Manifest
-from jaxlm.core import distributed, tree
+from jaxlm.core import distributed, tree, words
 from jaxlm.core.errors import CheckpointError, ClusterError, JaxlmError, StorageError
 
 _log = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ class Checkpoints:
         if free is not None and free < nbytes:
             raise StorageError(
                 str(self.folder),
-                f"has {free / 1e9:.2f} GB free and needs {nbytes / 1e9:.2f} GB; "
+                f"has {words.size(free)} free and needs {words.size(nbytes)}; "
                 "free some, lower checkpoint.keep, or choose another run_dir",
             )
 

@@ -45,6 +45,8 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Me
     devices, naming sizes that would.
     """
     devices = list(jax.devices() if devices is None else devices)
+    if unknown := [axis for axis in sizes if axis not in AXES]:
+        raise ConfigError("mesh", f"no axis is called {unknown[0]!r}; use {', '.join(AXES)}")
     shape = [sizes.get(axis, 1) for axis in AXES]
     if 0 in shape or shape.count(-1) > 1:
         raise ConfigError("mesh", f"{sizes}: sizes are positive, and one of them may be -1")

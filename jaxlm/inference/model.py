@@ -61,7 +61,8 @@ class Model:
     ) -> list[str]:
         """The continuation of every prompt, without the prompt, up to the end-of-document token.
 
-        temperature 0 is greedy. Raises ConfigError for settings or lengths that cannot be.
+        temperature 0 is greedy. Raises ConfigError for settings or lengths that cannot be,
+        DataError for prompts that are no texts.
         """
         how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         ids: list[list[int]] = [[] for _ in prompts]
@@ -85,6 +86,8 @@ class Model:
     def _continue(
         self, prompts: Sequence[str], max_tokens: int, how: Mapping[str, Any]
     ) -> Iterator[np.ndarray]:
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+            raise DataError("prompts", "are a list of texts; write ['def main('] for a single one")
         ids = [self.tokenizer.encode(prompt) for prompt in prompts]
         rows = len(ids)
         ids += ids[:1] * (-rows % self._layout.size("batch"))  # rows must split over the mesh
@@ -116,7 +119,7 @@ class Model:
 
     def _sized(self, run: Any, tokens: Tokens, mask: Any) -> Array:
         """`run` on a batch that splits over the mesh; the rows that fill it up are cut off."""
-        batch = self._batch(np.asarray(tokens), mask)
+        batch = self._batch(_rows(tokens), mask)
         rows, shards = batch["tokens"].shape[0], self._layout.size("batch")
         fill = -rows % shards
         sharding = self._layout.sharding(("batch", None))
@@ -129,7 +132,9 @@ class Model:
     def _batch(self, tokens: np.ndarray, mask: Any) -> dict[str, np.ndarray]:
         if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
             raise DataError("tokens", f"{tokens.dtype}{list(tokens.shape)} are not ids [B, L]")
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.spec.vocab:
+        if not tokens.size:
+            raise DataError("tokens", f"{list(tokens.shape)} holds none; give at least one row")
+        if not 0 <= tokens.min() <= tokens.max() < self.spec.vocab:
             raise DataError(
                 "tokens", f"ids {tokens.min()} to {tokens.max()} leave [0, {self.spec.vocab})"
             )
@@ -150,6 +155,14 @@ class Model:
             "positions": np.maximum(np.cumsum(real, axis=1) - 1, 0).astype(np.int32),
             "segments": real.astype(np.int32),
         }
+
+
+def _rows(tokens: Tokens) -> np.ndarray:
+    try:
+        return np.asarray(tokens)
+    except ValueError:
+        wrong = "rows differ in length; fill them to one length and pass a mask"
+        raise DataError("tokens", wrong) from None
 
 
 def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> Model:

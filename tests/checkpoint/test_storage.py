@@ -65,7 +65,7 @@ def test_a_full_disk(kit, small_disk):
     checkpoints, state = kit.open(keep=9), kit.make(1, {"fsdp": 8}, WIDTH)
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     checkpoints.check_space(nbytes)
-    with pytest.raises(StorageError, match=r"0.01 GB free and needs 0.02 GB"):
+    with pytest.raises(StorageError, match=r"has .* MB free and needs .* MB; free some"):
         checkpoints.check_space(2 * nbytes)
     (small_disk / "other").write_bytes(bytes(6 << 20))
     with pytest.raises(StorageError, match="free and needs"):
@@ -97,7 +97,7 @@ def test_a_disk_that_fills_up_while_saving(kit, small_disk, monkeypatch, left):
 
 
 def test_more_than_any_disk_and_a_folder_that_is_a_file(kit):
-    with pytest.raises(StorageError, match="needs 2000000000.00 GB"):
+    with pytest.raises(StorageError, match="needs 2000000 TB"):
         kit.open().check_space(10**18)
     kit.folder.rmdir()
     kit.folder.write_text("")

@@ -94,3 +94,8 @@ def test_constrained_arrays_lie_where_they_should():
     placed = jax.jit(lambda x: at.constrain(x, "batch", None, "vocab"))(np.zeros((8, 3, 4)))
     assert placed.sharding.is_equivalent_to(at.sharding(("batch", None, "vocab")), 3)
     assert placed.addressable_shards[0].data.shape == (2, 3, 2)
+
+
+def test_an_unknown_axis_names_those_that_are():
+    with pytest.raises(ConfigError, match="mesh: no axis is called 'model'; use data, fsdp"):
+        make_mesh({"model": 2})

@@ -1,11 +1,14 @@
 """What generation is asked for and cannot be is one line, and large settings are no overflow."""
 
 import networks
+import numpy as np
 import pytest
 
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.inference.generate import Generator
+from jaxlm.inference.model import Model
 from jaxlm.models.transformer import make_forward
+from jaxlm.text.train import train
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +36,22 @@ def test_top_k_beyond_the_vocabulary_keeps_every_token(generate):
 def test_a_prompt_that_fills_the_positions_is_told_to_be_shorter(generate):
     with pytest.raises(ConfigError, match="positions; shorten the prompt"):
         generate([1] * networks.spec().max_length, max_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    tokenizer = train("bpe", 300, ["def main():\n    return 1\n"] * 9)
+    spec = networks.spec().model_copy(update={"vocab": tokenizer.vocab})
+    return Model(networks.params(spec), spec, tokenizer, networks.layout(), "float32")
+
+
+@pytest.mark.parametrize("tokens", [[[1, 2], [3]], np.zeros((0, 3), int), [[]], [1, 2], [[999]]])
+def test_tokens_that_are_no_rows_of_ids_are_refused(model, tokens):
+    with pytest.raises(DataError, match="^tokens: "):
+        model.logits(tokens)
+
+
+@pytest.mark.parametrize("prompts", ["def main(", [[1, 2]]])
+def test_prompts_are_a_list_of_texts(model, prompts):
+    with pytest.raises(DataError, match="^prompts: are a list of texts"):
+        model.generate(prompts, max_tokens=1)
