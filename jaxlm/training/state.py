@@ -44,7 +44,9 @@ def inherit(config: RunConfig) -> RunConfig:
     runtime = {key: getattr(config.model, key) for key in RUNTIME}
     spec = base.spec.model_copy(update=runtime)
     for key in sorted(config.model.model_fields_set):
-        if getattr(config.model, key) not in (0, getattr(spec, key)):
+        value = getattr(config.model, key)
+        left_out = value == 0 and not isinstance(value, bool)
+        if not left_out and value != getattr(spec, key):
             raise ConfigError(f"model.{key}", f"comes from init={config.init}; leave it out")
     path = str((base.folder / "tokenizer").resolve())
     tokenizer = config.tokenizer.model_copy(update={"path": path})

@@ -178,7 +178,8 @@ def test_the_architecture_comes_from_the_base_and_speed_from_the_run(begin):
     base = begin("base")
     config = begin("child", init=base.folder, model={"dropout": 0.1, "embed": 16})
     assert (config.model.layers, config.model.dropout) == (1, 0.1)
-    with pytest.raises(ConfigError, match=r"^model.layers: comes from init=.*; leave it out$"):
-        begin("other", init=base.folder, model={"layers": 2})
+    for key, value in {"layers": 2, "tied": False, "kv_heads": 1}.items():
+        with pytest.raises(ConfigError, match=rf"^model.{key}: comes from init=.*; leave it out$"):
+            begin("other", init=base.folder, model={key: value})
     with pytest.raises(ConfigError, match=r"^tokenizer.path: comes from init=.*; leave it out$"):
         begin("third", init=base.folder, tokenizer={"path": "elsewhere"})
