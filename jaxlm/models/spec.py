@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from jaxlm.core.section import Section
 
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Whole = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 VOCAB_MULTIPLE = 128

@@ -32,7 +32,7 @@ from jaxlm.plan.memory import is_out_of_memory
 from jaxlm.training import resume
 from jaxlm.training.assemble import Run, assemble
 from jaxlm.training.evaluate import evaluate, place
-from jaxlm.training.shortage import out_of_memory
+from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
 from jaxlm.training.step import TrainState, compile_step
@@ -57,7 +57,12 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
     folder, primary = Path(config.folder), distributed.index() == 0
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
-        distributed.agree("own", lambda: stack.enter_context(own(folder)) and None)
+
+        def take() -> None:
+            resume.check_free(folder)
+            stack.enter_context(own(folder))
+
+        distributed.agree("own", take)
         voice = Progress(folder, name=config.name, steps=config.steps or 0, primary=primary)
         stack.enter_context(voice)
         config = distributed.together("init", lambda: inherit(config))
@@ -100,6 +105,7 @@ class Loop:
         """Steps until the end or a signal. Returns the exit code."""
         run, config = self._run, self._run.config
         try:
+            check_fits(run, self._voice)
             batch = place(run.data, run.layout, config.batch, run.rows)
             step = self._compiled = self._compile(batch(self._step))
             key = jax.random.fold_in(jax.random.key(config.seed), 2)

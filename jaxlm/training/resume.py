@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.checkpoint.inspect import steps as committed
+from jaxlm.checkpoint.owner import NAME as OWNER
 from jaxlm.config.load import changes, dump, load
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import CheckpointError, ConfigError
@@ -17,6 +18,17 @@ from jaxlm.training.optim import schedule
 MAY_CHANGE = ("steps", "log", "checkpoint", "evaluate", "run_dir", "profile")
 """Keys and sections whose change leaves the run what it was."""
 DECAYS = ("linear", "cosine", "wsd")
+
+
+def check_free(folder: Path) -> None:
+    """Raise ConfigError when `folder` holds what a run would replace, and no run ever owned it."""
+    if (folder / OWNER).exists():
+        return
+    for name in ("config.yaml", "tokenizer", "checkpoints"):
+        if (folder / name).exists():
+            raise ConfigError(
+                "run_dir", f"{folder / name} is there, and no run made it; choose another folder"
+            )
 
 
 def accept(
@@ -33,8 +45,8 @@ def accept(
     if begun and not path.exists():
         raise CheckpointError(str(folder), "holds checkpoints and no config.yaml; move it away")
     old = load(str(path), []) if begun else config
-    if not begun:
-        _forget(config, folder)
+    if not begun:  # nothing to continue: what an earlier try left is of its own settings
+        shutil.rmtree(folder / "tokenizer", ignore_errors=True)
     allowed = (*MAY_CHANGE, *allow_change)
     if any(key == "batch" for key, _, _ in changes(old, config)) and "batch" in allowed:
         raise ConfigError(
@@ -55,15 +67,6 @@ def accept(
     if old.steps and config.steps and old.steps != config.steps:
         _say_rate(old, config, say)
     _write(path, config)
-
-
-def _forget(config: RunConfig, folder: Path) -> None:
-    """Remove the tokenizer of an earlier try that saved nothing: it is of that try's settings."""
-    left = folder / "tokenizer"
-    if not left.exists() or (folder / "config.yaml").exists():
-        shutil.rmtree(left, ignore_errors=True)
-        return
-    raise ConfigError("run_dir", f"{left} is there, and no run made it; choose another folder")
 
 
 def _say_rate(old: RunConfig, new: RunConfig, say: Callable[[str], None]) -> None:

@@ -1,5 +1,6 @@
 """When a step does not fit: what takes the memory, and three overrides that help."""
 
+import os
 from typing import Any
 
 from jaxlm.core import tree
@@ -9,9 +10,22 @@ from jaxlm.models.axes import AXES
 from jaxlm.objectives.xent import chunk_bytes
 from jaxlm.observe import memory
 from jaxlm.observe.progress import Progress
-from jaxlm.plan.memory import Step, estimate, memory_table, overrides
+from jaxlm.plan.memory import Step, Use, estimate, memory_table, overrides
 from jaxlm.training.assemble import Run
 from jaxlm.training.optim import state_shapes
+
+
+def check_fits(run: Run, voice: Progress) -> None:
+    """Raise OutOfMemoryError when the step cannot fit by far, before anything is allocated.
+
+    The estimate may be off by half, so only twice what there is counts. A CPU has the machine's
+    memory, and a system that runs out of it kills the process without a word.
+    """
+    step, use = _estimated(run)
+    limit = memory.byte_limit() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    rows = 5 * 4 * step.batch * step.length  # the arrays of a batch on the host, prefetched twice
+    if use.total > 2 * limit or 3 * rows > limit:
+        raise out_of_memory(run, voice)
 
 
 def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemoryError:
@@ -19,6 +33,23 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
 
     compiled: the step as jax.stages.Compiled, where it came that far.
     """
+    config = run.config
+    step, use = _estimated(run)
+    advice = overrides(
+        step,
+        use,
+        optimizer=config.optimizer.type,
+        state_dtype=config.optimizer.state_dtype,
+        param_dtype=config.param_dtype,
+        lora_rank=config.lora.rank,
+        pretrained=bool(config.init),
+    )
+    voice.say(memory_table(use, advice, limit=memory.byte_limit(), compiled=compiled))
+    keys = ", ".join(line.split("  ")[0] for line in advice)
+    return OutOfMemoryError("memory", f"the step does not fit on the device; try {keys}")
+
+
+def _estimated(run: Run) -> tuple[Step, Use]:
     config, layout = run.config, run.layout
     params = shapes(config, run.spec, layout)
     live, _ = tree.partition(params, run.keeper.mask)
@@ -33,16 +64,4 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
         compute_dtype=compute_dtype(config.compute_dtype),
         chunk_bytes=chunk_bytes(),
     )
-    use = estimate(step, params, opt_state, run.keeper.mask)
-    advice = overrides(
-        step,
-        use,
-        optimizer=config.optimizer.type,
-        state_dtype=config.optimizer.state_dtype,
-        param_dtype=config.param_dtype,
-        lora_rank=config.lora.rank,
-        pretrained=bool(config.init),
-    )
-    voice.say(memory_table(use, advice, limit=memory.byte_limit(), compiled=compiled))
-    keys = ", ".join(line.split("  ")[0] for line in advice)
-    return OutOfMemoryError("memory", f"the step does not fit on the device; try {keys}")
+    return step, estimate(step, params, opt_state, run.keeper.mask)

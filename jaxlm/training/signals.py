@@ -1,10 +1,11 @@
 """SIGTERM and SIGINT: finish the step, save, exit 75. A second SIGINT leaves at once with 130."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 
 from jaxlm.core import distributed
-from jaxlm.core.errors import INTERRUPTED, Stopped
+from jaxlm.core.errors import INTERRUPTED, STOPPED
 
 EVERY = 8
 """Steps from one question among processes to the next."""
@@ -13,7 +14,7 @@ EVERY = 8
 class Signals:
     """While it is entered, the two signals ask for an end instead of causing one.
 
-    Until `patient` is called there is nothing to save, and the first signal raises Stopped.
+    Until `patient` is called there is nothing to save, and the first signal ends the process.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,10 @@ class Signals:
             distributed.exit_now(INTERRUPTED)
         self._name = name
         if not self._patient:
-            raise Stopped(name, "stopped before the first step; run the same command to start over")
+            # No exception: one that is raised inside a callback of jax's is swallowed there.
+            line = f"jaxlm: error: {name}: stopped before the first step; run the command again\n"
+            os.write(2, line.encode())
+            distributed.exit_now(STOPPED)
 
     def __enter__(self) -> "Signals":
         for number in (signal.SIGTERM, signal.SIGINT):

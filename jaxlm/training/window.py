@@ -18,7 +18,7 @@ class Window:
     def __init__(self, state: dict[str, Any] | None, max_skipped: int):
         self.state: dict[str, Any] = {"tokens": 0, "skipped": 0, "in_a_row": 0, "sums": {}}
         self._tokens = 0  # since the last row or the start: what this process's clock has seen
-        self.state |= state or {}
+        self.state |= {**(state or {}), "in_a_row": 0}  # a new start has new tries
         self._max_skipped = max_skipped
         self._pending: list[tuple[int, Metrics]] = []
 
@@ -63,8 +63,7 @@ class Window:
                 raise NumericError(
                     f"step {step}",
                     f"the gradient is NaN or infinite for {state['in_a_row']} steps in a row; "
-                    "lower optimizer.learning_rate, or continue from the last checkpoint with "
-                    "other data",
+                    "lower optimizer.learning_rate and add --allow-change optimizer.learning_rate",
                 )
             return
         state["in_a_row"] = 0
