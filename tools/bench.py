@@ -8,7 +8,6 @@ Writes one JSON file per case and machine, and prints its table.
 """
 
 import argparse
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +16,10 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 if find_spec("jaxlm") is None:
     sys.path.insert(1, str(CHECKOUT))
 
-from measure import results, turns  # noqa: E402
-from measure.cases import CASES, Case, FigureCase, StepCase  # noqa: E402
-from measure.pipe import Answer, Side, SideError  # noqa: E402
+from measure import results  # noqa: E402
+from measure.cases import CASES  # noqa: E402
+from measure.pipe import SideError  # noqa: E402
+from measure.run import measure  # noqa: E402
 
 
 def main() -> int:
@@ -32,38 +32,18 @@ def main() -> int:
         if name not in CASES:
             print(f"bench: {name}: no such case; use {', '.join(CASES)}", file=sys.stderr)
             return 2
-    good = [_measure(name, CASES[name], options) for name in options.cases]
+    good = [_measure(name, options) for name in options.cases]
     if options.table:
         results.update_docs(CHECKOUT / "docs" / "benchmarks.md", options.out)
     return 0 if all(good) else 1
 
 
-def measure(name: str, case: Case, options: argparse.Namespace) -> Answer:
-    """The complete result of one case. Raises SideError."""
-    before = os.getloadavg()[0]
-    if isinstance(case, StepCase):
-        measured = turns.run(
-            case, rounds=options.rounds, steps=options.steps, alone=options.alone, say=_say
-        )
-        if wrong := turns.same_network(measured):
-            raise SideError(f"the sides differ: {'; '.join(wrong)}")
-    else:
-        assert isinstance(case, FigureCase)
-        side = Side("figures", {"JAX_ENABLE_COMPILATION_CACHE": "false"})
-        order = {"do": "measure", "function": case.function, "shape": case.shape}
-        try:
-            measured = side.ask(
-                {**order, "rounds": options.rounds, "steps": options.steps or case.steps}
-            )
-        finally:
-            side.close()
-    return results.complete(name, case, measured, (before, os.getloadavg()[0]))
-
-
-def _measure(name: str, case: Case, options: argparse.Namespace) -> bool:
-    _say(f"{name}: {case.says}")
+def _measure(name: str, options: argparse.Namespace) -> bool:
+    _say(f"{name}: {CASES[name].says}")
     try:
-        result = measure(name, case, options)
+        result = measure(
+            name, rounds=options.rounds, steps=options.steps, alone=options.alone, say=_say
+        )
     except SideError as error:
         print(f"bench: {name}: {error}", file=sys.stderr)
         return False

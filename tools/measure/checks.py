@@ -1,0 +1,166 @@
+"""Checks of a device: what its kernels compute, one step of each objective, the step's memory."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.core import tree
+from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.models import gpu
+from jaxlm.models.attention import BACKENDS
+from jaxlm.models.axes import AXES
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import init_params, make_forward
+from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.training import optim
+from jaxlm.training.step import TrainState, compile_step, train_step
+from measure.cases import CASES
+from measure.figures import usable
+from measure.jax_side import OPTIMIZER, Step, place
+from measure.pipe import Answer, serve
+from measure.tokens import batch as make_batch
+from measure.turns import expected_loss
+
+BOUNDS = {"float32": 1e-4, "bfloat16": 0.04}
+"""Largest error of a kernel, as a share of the largest value of what it computes."""
+PACKED_FROM = 9.0
+"""Compute capability from which the packed kernel is expected to work."""
+
+
+def check(name: str, passed: bool, value: Any, wanted: str) -> Answer:
+    """One line of the result."""
+    return {"check": name, "passed": passed, "value": value, "wanted": wanted}
+
+
+def numerics(length: int = 256) -> Iterator[Answer]:
+    """Every backend against float64, forward and backward: whole or packed rows, grouped or not."""
+    device = jax.devices()[0]
+    dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
+    bound, at = BOUNDS[jnp.dtype(dtype).name], np.arange(length)
+    packed = np.stack([1 + (at >= 3) + (at >= length // 2), 1 + (at >= length // 3)])
+    packed[1, -length // 8 :] = 0
+    rows = {"whole": None, "packed": packed.astype(np.int32)}
+    for kind, kv_heads, causal in itertools.product(rows, (4, 2), (True, False)):
+        keys = jax.random.split(jax.random.key(0), 4)
+        q, dy = (jax.random.normal(key, (2, length, 4, 64), dtype) for key in keys[:2])
+        k, v = (jax.random.normal(key, (2, length, kv_heads, 64), dtype) for key in keys[2:])
+        right = exact(q, k, v, dy, rows[kind], causal)
+        for name in usable(device.platform, dtype, 64, length):
+            found = _values(BACKENDS[name], (q, k, v, dy), rows[kind], causal)
+            error = max(_error(a, b) for a, b in zip(found, right, strict=True))
+            what = f"attention {name}, {kind} rows, {4 // kv_heads} query heads per kv head"
+            what += "" if causal else ", both ways"
+            yield check(what, error <= bound, error, f"at most {bound}")
+
+
+def _values(
+    attend: Callable[..., Any], inputs: Any, segments: Any, causal: bool
+) -> tuple[Any, ...]:
+    @jax.jit
+    def run(q: Any, k: Any, v: Any, dy: Any) -> tuple[Any, ...]:
+        where = None if segments is None else jnp.asarray(segments)
+        y, pullback = jax.vjp(lambda *x: attend(*x, where, causal=causal), q, k, v)
+        return y, *pullback(dy)
+
+    return run(*inputs)
+
+
+def exact(q: Any, k: Any, v: Any, dy: Any, segments: Any, causal: bool) -> tuple[np.ndarray, ...]:
+    """y, dq, dk, dv of Vaswani et al. 2017, eq. 1, in float64 by hand; shapes as in `attention`."""
+    q, k, v, dy = (np.asarray(x, np.float64) for x in (q, k, v, dy))
+    groups, scale = q.shape[2] // k.shape[2], q.shape[3] ** -0.5
+    k, v = (np.repeat(x, groups, axis=2) for x in (k, v))
+    may = np.ones((1, *[q.shape[1]] * 2), bool)
+    if segments is not None:
+        may = segments[:, :, None] == segments[:, None]
+    may = np.tril(may) if causal else may
+    scores = np.where(may[:, None], np.einsum("blnh,bsnh->bnls", q, k) * scale, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    dweights = np.einsum("blnh,bsnh->bnls", dy, v)
+    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True)) * scale
+    wide = (np.einsum("bnls,blnh->bsnh", part, x) for part, x in ((dscores, q), (weights, dy)))
+    dk, dv = (x.reshape(*x.shape[:2], -1, groups, x.shape[3]).sum(3) for x in wide)
+    y = np.einsum("bnls,bsnh->blnh", weights, v)
+    return y, np.einsum("bnls,bsnh->blnh", dscores, k), dk, dv
+
+
+def _error(found: Any, right: np.ndarray) -> float:
+    error = np.abs(np.asarray(found, np.float64) - right).max() / np.abs(right).max()
+    return float(error) if np.isfinite(error) else math.inf
+
+
+def packed_kernel() -> Iterator[Answer]:
+    """The verdict of the packed kernel's own test on this device."""
+    device, works = jax.devices()[0], gpu.packed_works()
+    capability = float(getattr(device, "compute_capability", 0) or 0)
+    expected = device.platform == "gpu" and capability >= PACKED_FROM
+    wanted = "works" if expected else "not for this device: the portable backend takes packed rows"
+    said = "works" if works else "does not agree, or does not exist"
+    yield check("packed kernel's own test", works == expected, said, wanted)
+
+
+def objectives() -> Iterator[Answer]:
+    """One step of each objective in bfloat16: a loss near log V, and nothing skipped."""
+    shape = {**CASES["tiny"].shape, "dtype": "bfloat16"}
+    spec = ModelSpec(**shape["model"]).filled(vocab=512, max_length=shape["length"])
+    layout = Layout(make_mesh({"fsdp": 1}, jax.devices()[:1]))
+    batch = place(make_batch(shape), layout)
+    key = jax.device_put(jax.random.key(0), layout.sharding(()))
+    expected = expected_loss(shape["model"])
+    for name, make in OBJECTIVES.items():
+        params = init_params(spec, layout, key, jnp.float32)
+        optimizer = optim.build(OPTIMIZER, params, steps=10, axes=AXES)
+        opt_state = optim.init_state(optimizer.tx, params, layout, AXES)
+        first = jax.device_put(jnp.int32(0), layout.sharding(()))
+        step = partial(
+            train_step,
+            forward=make_forward(spec, layout, jnp.bfloat16),
+            objective=make(z_loss=1e-4, shards=1),
+            tx=optimizer.tx,
+            trainable=tree.select(params, (".",)),
+            microbatches=1,
+        )
+        state = TrainState(first, params, opt_state)
+        state, metrics = compile_step(step, state, batch, key)(state, batch, key)
+        loss = float(metrics["loss"] / metrics["weight"])
+        fine = abs(loss - expected) < 0.15 and not int(metrics["skipped"])
+        yield check(f"one step of {name} in bfloat16, loss", fine, loss, f"{expected:.2f} +- 0.15")
+
+
+def step_memory(case: str) -> Iterator[Answer]:
+    """What a step really takes on the device, over what the compiler said it would."""
+    step = Step(CASES[case].shape)
+    step.run(2)
+    found, wanted = jax.devices()[0].memory_stats(), "at most 1.15"
+    said = step.compiled.memory_analysis()
+    if not found or not said:
+        yield check(f"memory of {case} over the estimate", True, "not counted here", wanted)
+        return
+    kept = said.output_size_in_bytes - said.alias_size_in_bytes
+    estimate = said.argument_size_in_bytes + said.temp_size_in_bytes + kept
+    share = found["peak_bytes_in_use"] / estimate
+    yield check(f"memory of {case} over the estimate", share <= 1.15, share, wanted)
+
+
+def run(order: Answer) -> Answer:
+    """Every check; one that cannot run has failed. order: `case` is whose memory is looked at."""
+    found: list[Answer] = []
+    for part in (numerics, packed_kernel, objectives, partial(step_memory, order["case"])):
+        name = getattr(part, "__name__", "step_memory")
+        try:
+            found.extend(part())
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), "")
+            found.append(check(name, False, f"{type(error).__name__}: {first}"[:200], "to run"))
+    return {"device": jax.devices()[0].device_kind, "checks": found}
+
+
+if __name__ == "__main__":
+    serve({"check": run})
