@@ -130,7 +130,7 @@ WRONG = [
     ),
     ("h.jsonl", b"[" * 100_000, ":1", "not JSON that can be read"),
     ("i.jsonl", b"9" * 5000, ":1", "not JSON that can be read"),
-    ("a.jsonl.gz", gzip.compress(CUT)[:-12], "", "cannot be read"),
+    ("a.jsonl.gz", gzip.compress(CUT, mtime=0)[:-12], "", "cannot be read"),
     ("b.jsonl.gz", CUT, "", "cannot be read: Not a gzipped file"),
     ("a.jsonl.zst", zstandard.compress(CUT)[:-3], "", "ends inside a compressed frame"),
     ("b.jsonl.zst", CUT, "", "cannot be read"),
