@@ -81,7 +81,7 @@ def test_two_dimensions_do_not_share_a_mesh_axis():
 @pytest.mark.parametrize("sizes", [{}, {"fsdp": 8}])
 def test_as_many_axes_as_dimensions(sizes):
     with pytest.raises(ValueError, match=r"2 axes .* shape \(2, 3, 4\)"):
-        layout(**sizes).constrain(np.zeros((2, 3, 4)), "batch", None)  # pyright: ignore
+        layout(**sizes).constrain(np.zeros((2, 3, 4)), "batch", None)
 
 
 def test_a_name_that_two_rows_claim_is_refused():

@@ -113,7 +113,7 @@ def test_the_update_is_divided_by_the_weight_of_the_whole_batch():
                 state,
                 batch,
                 networks.ROOT,
-                forward=None,  # pyright: ignore[reportArgumentType]
+                forward=None,
                 objective=Objective(weighted),
                 tx=networks.sgd(),
                 trainable=frozenset({"a"}),
