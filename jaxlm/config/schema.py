@@ -198,6 +198,8 @@ class RunConfig(Section):
     """How the trained parameters are stored."""
     deterministic: bool = False
     """Ask the GPU's compiler for deterministic kernels: slower, equal bits run after run."""
+    watchdog: Positive = 3600.0
+    """Seconds in which nothing is finished after which the run ends with exit code 124."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to run; auto refuses to fall back to the CPU on a machine with an accelerator."""
     model: ModelSpec = ModelSpec()

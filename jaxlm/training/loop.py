@@ -36,6 +36,7 @@ from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
 from jaxlm.training.step import TrainState, compile_step
+from jaxlm.training.watchdog import Watchdog
 from jaxlm.training.window import Window
 
 DATA_KEYS = ("data", "tokenizer", "length", "seed")
@@ -112,6 +113,7 @@ class Loop:
             self._signals.patient()
             batches = prefetch(batch, self._step, run.steps)
             with (
+                Watchdog(config.watchdog) as watchdog,
                 closing(batches),
                 Profiler(config.profile.steps, run.folder / "profile") as profiler,
             ):
@@ -123,6 +125,7 @@ class Loop:
                     self._state, metrics = step(self._state, rows, key)
                     self._step += 1
                     self._window.add(self._step, metrics)
+                    watchdog.beat()
                     if (stopped := self._after()) is not None:
                         return self._end(STOPPED, f"stopped by {stopped}")
             return self._end(DONE, "done")

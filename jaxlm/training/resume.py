@@ -15,7 +15,7 @@ from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.training.optim import schedule
 
-MAY_CHANGE = ("steps", "log", "checkpoint", "evaluate", "run_dir", "profile")
+MAY_CHANGE = ("steps", "log", "checkpoint", "evaluate", "run_dir", "profile", "watchdog")
 """Keys and sections whose change leaves the run what it was."""
 DECAYS = ("linear", "cosine", "wsd")
 
