@@ -5,10 +5,7 @@ import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Half the time of the whole suite is compiling: machine code that is slower is there sooner.
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["NPROC"] = "32"  # threads for 8 devices that wait for each other: core/platform.py
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
