@@ -76,10 +76,13 @@ class Layout:
         """Number of shards of a logical axis."""
         return int(np.prod([self.mesh.shape[name] for name in dict(self.rules)[axis]], dtype=int))
 
-    def spec(self, axes: Sequence[str | None]) -> P:
+    def spec(self, axes: Sequence[Any]) -> P:
         """The PartitionSpec of an array whose dimensions carry these logical axes (None: whole)."""
         rules, taken, parts = dict(self.rules), set(), []
         for axis in axes:
+            if axis is ...:
+                parts.append(P.UNCONSTRAINED)
+                continue
             if axis is not None and axis not in rules:
                 raise ValueError(f"unknown logical axis {axis!r}; known are {', '.join(rules)}")
             names = () if axis is None else rules[axis]
@@ -93,8 +96,11 @@ class Layout:
         """The sharding of an array with these logical axes; `()` is replicated."""
         return NamedSharding(self.mesh, self.spec(axes))
 
-    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
-        """Pin the sharding of an activation; the identity on one device."""
+    def constrain(self, x: jax.Array, *axes: Any) -> jax.Array:
+        """Pin the sharding of an activation; the identity on one device.
+
+        axes: per dimension a logical name, None (whole), or ... (the compiler's choice).
+        """
         if len(axes) != x.ndim:
             raise ValueError(f"{len(axes)} axes {axes} for an array of shape {x.shape}")
         if self.mesh.size == 1:

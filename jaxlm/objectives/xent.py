@@ -4,12 +4,14 @@ The sequence is cut into chunks, and the gradient is computed in the forward pas
 logits are at hand: three products per chunk instead of four, and no logits are saved.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Logits = Callable[[Any, Array], Array]
@@ -44,15 +46,21 @@ def cross_entropy(
     x [B, L, D]; targets [B, L] int32; weights [B, L] float32; logits -> [B, l, V] float32.
     `shards`: devices that the batch is split over. Gradients flow to head and x alone.
     """
-    shapes = jax.eval_shape(logits, head, x[:, :1])
-    count = chunks(x.shape[0] // shards or 1, x.shape[1], shapes.shape[-1])
-    return _cross_entropy(logits, z, count, head, x, targets, weights)
+    rows, length = targets.shape
+    groups = math.gcd(rows, shards)
+    vocab = jax.eval_shape(logits, head, x[:, :1]).shape[-1]
+    cut = Cut(groups, chunks(rows // groups, length, vocab))
+    return _cross_entropy(logits, z, cut, head, x, targets, weights)
 
 
 def chunks(rows: int, length: int, vocab: int) -> int:
-    """Parts, a divisor of length, so that the logits of one stay under `chunk_bytes`."""
-    least = -(-rows * length * vocab * 4 // chunk_bytes())
-    return next((n for n in range(least, length) if length % n == 0), length)
+    """Parts of a length so that the logits of one stay under `chunk_bytes`.
+
+    A divisor of the length, unless its next one is more than twice as many as needed: then the
+    length is filled up.
+    """
+    least = min(length, -(-length // max(1, chunk_bytes() // (rows * vocab * 4))))
+    return next((n for n in range(least, 2 * least) if length % n == 0), least)
 
 
 def chunk_bytes() -> int:
@@ -64,39 +72,62 @@ def chunk_bytes() -> int:
     return CHUNK_BYTES if jax.default_backend() == "cpu" else 16 * CHUNK_BYTES
 
 
+class Cut(NamedTuple):
+    """How a batch is taken apart: groups of rows, a device's own each, and chunks of the length."""
+
+    groups: int
+    chunks: int
+
+    def parts(self, *arrays: Array) -> tuple[Array, ...]:
+        """[B, L, ...] -> [chunks, groups, B / groups, L / chunks, ...], zeros where L is short."""
+
+        def part(array: Array) -> Array:
+            length, rest = array.shape[1], array.shape[2:]
+            size = -(-length // self.chunks)
+            fill = ((0, 0), (0, size * self.chunks - length), *((0, 0) for _ in rest))
+            cut = jnp.pad(array, fill).reshape(self.groups, -1, self.chunks, size, *rest)
+            return jnp.moveaxis(cut, 2, 0)
+
+        return tuple(part(array) for array in arrays)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _cross_entropy(
-    logits: Logits, z: float, count: int, head: Any, x: Array, targets: Array, weights: Array
+    logits: Logits, z: float, cut: Cut, head: Any, x: Array, targets: Array, weights: Array
 ) -> Loss:
-    def one(total: Loss, part: tuple[Array, ...]) -> tuple[Loss, None]:
-        x, targets, weights = part
-        sums, _ = _softmax(logits(head, x), targets, weights, z)
-        return jax.tree.map(jnp.add, total, sums), None
+    def group(x: Array, targets: Array, weights: Array) -> Loss:
+        return _softmax(logits(head, x), targets, weights, z)[0]
 
-    return jax.lax.scan(one, _zero(), _split(count, x, targets, weights))[0]
+    def one(total: Loss, part: tuple[Array, ...]) -> tuple[Loss, None]:
+        return jax.tree.map(jnp.add, total, jax.vmap(group)(*part)), None
+
+    total, _ = jax.lax.scan(one, _zeros(cut, _NOTHING), cut.parts(x, targets, weights))
+    return jax.tree.map(lambda leaf: leaf.sum(0), total)
 
 
 def _forward(
-    logits: Logits, z: float, count: int, head: Any, x: Array, targets: Array, weights: Array
+    logits: Logits, z: float, cut: Cut, head: Any, x: Array, targets: Array, weights: Array
 ) -> tuple[Loss, tuple[Any, Array]]:
-    def one(carry: tuple[Loss, Any], part: tuple[Array, ...]) -> tuple[tuple[Loss, Any], Array]:
-        total, dhead = carry
-        x, targets, weights = part
+    # Each group adds up a gradient of the head of its own. They meet once, after the loop: one
+    # gradient for all groups would be reduced over the devices in every chunk.
+    def group(x: Array, targets: Array, weights: Array) -> tuple[Loss, Any, Array]:
         scores, pullback = jax.vjp(logits, head, x)
         sums, dscores = _softmax(scores, targets, weights, z)
-        dh, dx = pullback(dscores)
-        dhead = jax.tree.map(lambda a, b: a + b.astype(a.dtype), dhead, dh)
-        return (jax.tree.map(jnp.add, total, sums), dhead), dx
+        return sums, *pullback(dscores)
 
-    dhead = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), head)
-    parts = _split(count, x, targets, weights)
-    (total, dhead), dx = jax.lax.scan(one, (_zero(), dhead), parts)
-    dx = jnp.moveaxis(dx, 0, 1).reshape(x.shape)
-    return total, (jax.tree.map(lambda d, h: d.astype(h.dtype), dhead, head), dx)
+    def one(total: tuple[Loss, Any], part: tuple[Array, ...]) -> tuple[tuple[Loss, Any], Array]:
+        sums, dhead, dx = jax.vmap(group)(*part)
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, (sums, dhead)), dx
+
+    zeros = _zeros(cut, (_NOTHING, head))
+    total, dx = jax.lax.scan(one, zeros, cut.parts(x, targets, weights))
+    loss, dhead = jax.tree.map(lambda leaf: leaf.sum(0), total)
+    dx = jnp.moveaxis(dx, 0, 2).reshape(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
+    return loss, (jax.tree.map(lambda d, h: d.astype(h.dtype), dhead, head), dx)
 
 
 def _backward(
-    logits: Logits, z: float, count: int, saved: tuple[Any, Array], grad: Loss
+    logits: Logits, z: float, cut: Cut, saved: tuple[Any, Array], grad: Loss
 ) -> tuple[Any, ...]:
     dhead, dx = jax.tree.map(lambda leaf: leaf * grad.loss.astype(leaf.dtype), saved)
     return dhead, dx, None, None
@@ -121,10 +152,9 @@ def _softmax(scores: Array, targets: Array, weights: Array, z: float) -> tuple[L
     return Loss(loss, z_loss, correct), dscores
 
 
-def _zero() -> Loss:
-    return Loss(*(jnp.zeros((), jnp.float32) for _ in Loss._fields))
+_NOTHING = Loss._make(np.zeros(3, np.float32))
 
 
-def _split(count: int, *arrays: Array) -> tuple[Array, ...]:
-    """[B, L, ...] -> [count, B, L / count, ...]: the sequence is cut, the batch stays whole."""
-    return tuple(jnp.moveaxis(a.reshape(a.shape[0], count, -1, *a.shape[2:]), 1, 0) for a in arrays)
+def _zeros(cut: Cut, like: Any) -> Any:
+    """float32 zeros of the shapes of `like`, for every group."""
+    return jax.tree.map(lambda leaf: jnp.zeros((cut.groups, *leaf.shape), jnp.float32), like)

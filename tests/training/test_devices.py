@@ -16,6 +16,7 @@ from jaxlm.core import tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.models.axes import AXES
 from jaxlm.models.transformer import make_forward
+from jaxlm.objectives import xent
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, compile_step
 
@@ -97,6 +98,19 @@ def test_copies_of_the_model_gather_nothing():
 def test_sharded_weights_are_gathered_and_no_activations(name):
     assert gathered(name)
     assert not any(str(LENGTH) in shape.split(",") for shape in gathered(name))
+
+
+@pytest.mark.parametrize("name", ["data8", "fsdp8"])
+def test_the_gradient_of_the_head_is_added_up_over_devices_once(monkeypatch, name):
+    """And not in each of the loss's chunks. Nothing else has as many rows as the vocabulary."""
+    monkeypatch.setattr(xent, "CHUNK_BYTES", LENGTH * 128 * 4 // 3)
+    at = networks.layout(**MESHES[name][0])
+    state, step = networks.trainer(LLAMA, networks.sgd(), at=at)
+    batch = networks.placed(networks.batch(length=LENGTH), at)
+    text = step.lower(state, batch).compile().as_text()
+    loops = [part for part in re.split(r"\n(?=%|ENTRY)", text) if not part.startswith("ENTRY")]
+    reduced = re.findall(r"= (.*) all-reduce(?:-start)?\(", "\n".join(loops))
+    assert reduced and not any("[128," in shapes for shapes in reduced)
 
 
 def build(name, spec, at):
