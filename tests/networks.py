@@ -28,6 +28,25 @@ GPT2: dict[str, Any] = {
     "bias": {"qkv": True, "out": True, "mlp": True},
 }
 """Changes that make the spec below a GPT-2 instead of a Llama."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gpt2": {**GPT2, "tied": False},
+    "gemma": {
+        "layers": 3,
+        "norm": {"place": "both", "qk": "head", "shift": 1.0},
+        "window": {"size": 5, "full": (2,)},
+        "rope": {"local_theta": 100.0, "scaling": "linear"},
+        "scale": {"embed": 32**0.5, "query": 0.2, "scores_cap": 3.0, "logits_cap": 4.0},
+        "activation": "gelu_tanh",
+    },
+    "mixtral": {"experts": {"count": 4}, "window": {"size": 6}, "tied": False},
+    "neox": {**GPT2, "positions": "rope", "rope": {"share": 0.5}, "parallel": True},
+    "olmo2": {
+        "norm": {"place": "after", "qk": "all"},
+        "experts": {"count": 3, "normalized": False},
+    },
+}
+"""Changes that make it each shape whose computation differs."""
 ROOT = jax.random.key(7)
 """The root of a run's randomness."""
 

@@ -31,6 +31,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("length", ()),
     ("head_dim", ()),
     ("rank", ()),
+    ("experts", ()),
     ("norm", ()),
 )
 """Logical axis -> the mesh axes it is split over, outermost first."""

@@ -11,7 +11,7 @@ from jax import Array
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.tree import Params
 from jaxlm.inference.sample import check, sample
-from jaxlm.models.attention import Cache, empty_cache
+from jaxlm.models.cache import Cache, empty_cache
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Forward
 

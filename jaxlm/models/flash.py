@@ -5,7 +5,6 @@ Blocks above the causal diagonal are never computed. On a CPU a few heads at a t
 block's scores stay in the cache: half the time of all heads at once, and a fraction of the memory.
 """
 
-import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -16,13 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-NEVER = -1e30
+from jaxlm.models.scores import NEVER, Scores
 
 CACHED_BYTES = 2**18
 """Scores of one block per core of a CPU: what its second-level cache holds beside the operands."""
 
 
-def chunked(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool) -> Array:
+def chunked(q: Array, k: Array, v: Array, segments: Array | None, how: Scores) -> Array:
     """q [B, L, N, H]; k, v [B, L, K, H]; segments [B, L], None: each row is one.
 
     Returns [B, L, N, H] in q's type.
@@ -34,44 +33,44 @@ def chunked(q: Array, k: Array, v: Array, segments: Array | None, *, causal: boo
     q = q.reshape(batch, length, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     q, k, v = (x.reshape(batch * kv_heads, *x.shape[2:]) for x in (q, k, v))
-    y: Any = _flash(q, k, v, jnp.repeat(segments, kv_heads, axis=0), causal)
+    y: Any = _flash(q, k, v, jnp.repeat(segments, kv_heads, axis=0), how)
     y = y.reshape(batch, kv_heads, -1, length, size).transpose(0, 3, 1, 2, 4)
     return y.reshape(batch, length, heads, size)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _flash(q: Array, k: Array, v: Array, segments: Array, causal: bool) -> Array:
-    return _forward(q, k, v, segments, causal)[0]
+def _flash(q: Array, k: Array, v: Array, segments: Array, how: Scores) -> Array:
+    return _forward(q, k, v, segments, how)[0]
 
 
 def _forward(
-    q: Array, k: Array, v: Array, segments: Array, causal: bool
+    q: Array, k: Array, v: Array, segments: Array, how: Scores
 ) -> tuple[Array, tuple[Array, ...]]:
     """q [M, G, L, H]; k, v [M, L, H]; segments [M, L], M rows and kv heads together.
 
     Returns y like q, and what the backward pass needs.
     """
-    y, lse = _some_at_a_time(partial(_attend, causal), q, k, v, segments)
+    y, lse = _some_at_a_time(partial(_attend, how), q, k, v, segments)
     y, lse = checkpoint_name(y, "attention"), checkpoint_name(lse, "attention")
     return y, (q, k, v, segments, y, lse)
 
 
-def _backward(causal: bool, saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, ...]:
-    return *_some_at_a_time(partial(_gradients, causal), *saved, dy), None
+def _backward(how: Scores, saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, ...]:
+    return *_some_at_a_time(partial(_gradients, how), *saved, dy), None
 
 
 _flash.defvjp(_forward, _backward)
 
 
-def _attend(causal: bool, head: tuple[Array, ...]) -> tuple[Array, Array]:
+def _attend(how: Scores, head: tuple[Array, ...]) -> tuple[Array, Array]:
     """One kv head of one row: q [G, L, H]; k, v [L, H]; segments [L].
 
     Returns y like q, and the logarithm of each query's sum of powers [G, L, 1] float32.
     """
     q, k, v, segments = head
     outs, lses = [], []
-    for rows, cols in _spans(q.shape[1], causal):
-        scores = _scores(q, k, segments, rows, cols, causal)
+    for rows, cols in _spans(q.shape[1], how):
+        scores, _ = _scores(q, k, segments, rows, cols, how)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = weights.sum(-1, keepdims=True)
@@ -81,18 +80,19 @@ def _attend(causal: bool, head: tuple[Array, ...]) -> tuple[Array, Array]:
     return jnp.concatenate(outs, axis=1), jnp.concatenate(lses, axis=1)
 
 
-def _gradients(causal: bool, head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+def _gradients(how: Scores, head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     """dq, dk, dv of one kv head of one row; dk and dv are summed in float32."""
     q, k, v, segments, y, lse, dy = head
     delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
-    dqs, scale = [], 1 / math.sqrt(q.shape[-1])
+    dqs = []
     # Kept [H, L]: then the narrow operand of these products is transposed, and not the scores.
     dk = dv = jnp.zeros(k.shape[::-1], jnp.float32)
-    for rows, cols in _spans(q.shape[1], causal):
-        scores = _scores(q, k, segments, rows, cols, causal)
+    for rows, cols in _spans(q.shape[1], how):
+        scores, slope = _scores(q, k, segments, rows, cols, how)
         weights = jnp.exp(scores - lse[:, rows])
         dweights = jnp.einsum("glh,sh->gls", dy[:, rows], v[cols]).astype(jnp.float32)
-        dscores = (weights * (dweights - delta[:, rows]) * scale).astype(q.dtype)
+        dscores = weights * (dweights - delta[:, rows]) * slope
+        dscores = (dscores * how.scale).astype(q.dtype)
         dqs.append(jnp.einsum("gls,sh->glh", dscores, k[cols]))
         dvs = jnp.einsum("glh,gls->hs", dy[:, rows], weights.astype(v.dtype))
         dks = jnp.einsum("glh,gls->hs", q[:, rows], dscores)
@@ -100,23 +100,23 @@ def _gradients(causal: bool, head: tuple[Array, ...]) -> tuple[Array, Array, Arr
     return jnp.concatenate(dqs, axis=1), dk.T.astype(k.dtype), dv.T.astype(v.dtype)
 
 
-def _scores(q: Array, k: Array, segments: Array, rows: slice, cols: slice, causal: bool) -> Array:
-    """[G, l, s] float32 of one block, forbidden pairs at NEVER."""
-    scores = jnp.einsum("glh,sh->gls", q[:, rows], k[cols])
-    scores = scores.astype(jnp.float32) / math.sqrt(q.shape[-1])
+def _scores(
+    q: Array, k: Array, segments: Array, rows: slice, cols: slice, how: Scores
+) -> tuple[Array, Array | float]:
+    """Scores [G, l, s] float32 of one block, forbidden pairs at NEVER, and their slope."""
+    scores, slope = how.of(jnp.einsum("glh,sh->gls", q[:, rows], k[cols]))
     may = segments[rows, None] == segments[None, cols]
-    if causal:
-        may &= jnp.arange(rows.start, rows.stop)[:, None] >= jnp.arange(cols.stop)[None]
-    return jnp.where(may[None], scores, NEVER)
+    may &= how.near(jnp.arange(rows.start, rows.stop), jnp.arange(cols.start, cols.stop))
+    return jnp.where(may[None], scores, NEVER), slope
 
 
-def _spans(length: int, causal: bool) -> list[tuple[slice, slice]]:
+def _spans(length: int, how: Scores) -> list[tuple[slice, slice]]:
     """(queries, keys they may see) of each block."""
     step = _block(length)
     starts = range(0, length, step)
     ends = [min(start + step, length) for start in starts]
     return [
-        (slice(start, end), slice(0, end if causal else length))
+        (slice(start, end), how.reach(start, end, length))
         for start, end in zip(starts, ends, strict=True)
     ]
 

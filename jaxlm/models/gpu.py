@@ -5,7 +5,6 @@ through jax's private entry with the offsets of each segment, on Hopper and newe
 against the portable backend has passed on this device; else they are portable too.
 """
 
-import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -18,26 +17,35 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxlm.core import distributed
 from jaxlm.core.errors import JaxlmError
 from jaxlm.models.flash import chunked
+from jaxlm.models.scores import Scores
 
 MOST_SEGMENTS = 64
 """Documents per row that the packed kernel is compiled for; a batch with more is portable."""
+TRIAL = Scores(1 / 8)
+"""How the self-test's heads of 64 attend."""
 
 
-def cudnn(q: Array, k: Array, v: Array, segments: Array | None, *, causal: bool) -> Array:
+def cudnn(q: Array, k: Array, v: Array, segments: Array | None, how: Scores) -> Array:
     """q [B, L, N, H]; k, v [B, L, K, H], 16 bits; segments [B, L] int32, None: each row is one.
 
-    Returns [B, L, N, H].
+    Scores have no cap, and a window only where they are causal. Returns [B, L, N, H].
     """
     if segments is None:
-        attend = partial(jax.nn.dot_product_attention, implementation="cudnn", is_causal=causal)
+        attend = partial(
+            jax.nn.dot_product_attention,
+            implementation="cudnn",
+            is_causal=how.causal,
+            scale=how.scale,
+            local_window_size=(how.window - 1, 0) if how.window else None,
+        )
         return _kept(attend, q, k, v)
-    if not packed_works():
-        return chunked(q, k, v, segments, causal=causal)
+    if how.window or not packed_works():
+        return chunked(q, k, v, segments, how)
     lengths, offsets, fits = spans(segments, min(MOST_SEGMENTS, segments.shape[1]))
     result: Any = jax.lax.cond(
         fits,
-        lambda *x: _kept(partial(_packed, causal=causal), *x[:5]),
-        lambda q, k, v, *x: chunked(q, k, v, x[-1], causal=causal),
+        lambda *x: _kept(partial(_packed, how=how), *x[:5]),
+        lambda q, k, v, *x: chunked(q, k, v, x[-1], how),
         *(q, k, v, lengths, offsets, segments),
     )
     return result
@@ -61,12 +69,12 @@ def spans(segments: Array, most: int) -> tuple[Array, Array, Array]:
     return lengths, offsets, starts.sum(1).max() <= most
 
 
-def _packed(q: Array, k: Array, v: Array, lengths: Array, offsets: Array, *, causal: bool) -> Array:
+def _packed(q: Array, k: Array, v: Array, lengths: Array, offsets: Array, *, how: Scores) -> Array:
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
     # The private entry counts the offsets of keys in query heads: grouped heads are repeated.
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    kind = fused.MaskType.PADDING_CAUSAL if causal else fused.MaskType.PADDING
+    kind = fused.MaskType.PADDING_CAUSAL if how.causal else fused.MaskType.PADDING
     attend: Any = fused.dot_product_attention
     return attend(
         q,
@@ -76,7 +84,7 @@ def _packed(q: Array, k: Array, v: Array, lengths: Array, offsets: Array, *, cau
         kv_seqlen=lengths,
         q_offsets=offsets,
         kv_offsets=offsets,
-        scale=1 / math.sqrt(q.shape[-1]),
+        scale=how.scale,
         mask_type=kind,
     )
 
@@ -149,7 +157,7 @@ def agrees(attend: Callable[..., Array]) -> bool:
         return both(*arrays)
 
     wide = (x.astype(jnp.float32) for x in (q, k, v, dy))
-    right = run(partial(chunked, causal=True), *wide)
+    right = run(partial(chunked, how=TRIAL), *wide)
     try:
         found = run(attend, q, k, v, dy)
     except JaxlmError:
@@ -165,4 +173,4 @@ def agrees(attend: Callable[..., Array]) -> bool:
 
 def _run_packed(q: Array, k: Array, v: Array, segments: Array) -> Array:
     lengths, offsets, _ = spans(segments, 8)
-    return _kept(partial(_packed, causal=True), q, k, v, lengths, offsets)
+    return _kept(partial(_packed, how=TRIAL), q, k, v, lengths, offsets)

@@ -27,6 +27,8 @@ def logits(head: Params, x: Array, *, spec: ModelSpec, layout: Layout, dtype: DT
     """x [..., D] -> [..., padded V] float32, products in `dtype`; padded columns are ABSENT."""
     kernel = head["head"]["kernel"].T if "head" in head else head["embed"]["embedding"]
     scores = product(x.astype(dtype), kernel.astype(dtype))
+    if cap := spec.scale.logits_cap:
+        scores = cap * jnp.tanh(scores / cap)
     # Rows stay where x has them: the loss maps this over groups of rows.
     scores = layout.constrain(scores, *[...] * (x.ndim - 1), "vocab")
     rows = kernel.shape[0]

@@ -1,9 +1,8 @@
-"""The parts of a block: dense products, norms, rotary positions, the MLP, dropout.
+"""The parts of a block: dense products, norms, the MLP, dropout.
 
 Parameters are stored in their own type and cast where they are used; norms and softmax are float32.
 """
 
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jaxlm.models.products import dense
-from jaxlm.models.spec import Norm, Rope
+from jaxlm.models.spec import Norm
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -67,7 +66,8 @@ class Normalize(nn.Module):
         if self.norm.type == "layer":
             y -= y.mean(-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.norm.eps)
-        y *= _whole(self.param("scale", nn.initializers.ones, width), y)
+        one = nn.initializers.constant(1.0 - self.norm.shift)
+        y *= _whole(self.param("scale", one, width), y) + self.norm.shift
         if self.norm.type == "layer":
             y += _whole(self.param("bias", nn.initializers.zeros, width), y)
         return y.astype(x.dtype)
@@ -97,26 +97,15 @@ class Mlp(nn.Module):
         return down(hidden)
 
 
-def rotary(positions: Array, head_dim: int, rope: Rope) -> tuple[Array, Array]:
-    """Cosines and sines [B, L, H/2], float32, for int positions [B, L].
+class Kernel(nn.Module):
+    """A declared parameter that another function uses."""
 
-    Su et al. 2021, eq. 34; wave lengths stretched as in Grattafiori et al. 2024 for `llama3`.
-    """
-    frequency = rope.theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if rope.scaling == "llama3":
-        turns = rope.original_length * frequency / (2 * math.pi)  # over the trained length
-        low, high = rope.low_freq_factor, rope.high_freq_factor
-        kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-        frequency = frequency * (kept + (1 - kept) / rope.factor)
-    angle = positions.astype(jnp.float32)[..., None] * frequency[None, None, :]
-    return jnp.cos(angle), jnp.sin(angle)
+    shape: tuple[int, ...]
+    initializer: Callable[..., Array]
 
-
-def rotate(x: Array, turn: tuple[Array, Array]) -> Array:
-    """x [B, L, N, H] turned by its position; halves are pairs, as Hugging Face lays them out."""
-    cos, sin = (t[:, :, None, :].astype(x.dtype) for t in turn)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    @nn.compact
+    def __call__(self) -> Array:
+        return self.param("kernel", self.initializer, self.shape)
 
 
 def _whole(leaf: Array, like: Array) -> Array:

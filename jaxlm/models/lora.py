@@ -27,6 +27,8 @@ def add(
     kernels = [name for name in names if "blocks/" in name and name.endswith("/kernel")]
     if not kernels:
         raise ConfigError("lora.targets", "no kernel of a block matches; write attn/(q|v)/kernel")
+    if bare := [name for name in kernels if "/experts/" in name]:
+        raise ConfigError("lora.targets", f"{bare[0]} takes no adapter; write attn/(q|v)/kernel")
 
     def init(key: Array) -> Params:
         added = {}

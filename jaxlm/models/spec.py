@@ -3,15 +3,23 @@
 Dims used throughout: B batch, L length, D embed, F mlp, N heads, K kv heads, H head_dim, V vocab.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from jaxlm.core.section import Section
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Whole = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # YAML's lists
+
+
+Layers = Annotated[tuple[Whole, ...], BeforeValidator(_listed)]
+Factors = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_listed)]
 
 VOCAB_MULTIPLE = 128
 """The embedding's rows are padded to a multiple of this, so that they divide over any mesh."""
@@ -22,25 +30,87 @@ class Rope(Section):
 
     theta: Annotated[float, Field(gt=0)] = 10000.0
     """The base of the wave lengths."""
-    scaling: Literal["none", "llama3"] = "none"
-    """How wave lengths stretch beyond the trained length; llama3 is Grattafiori et al. 2024."""
+    local_theta: Annotated[float, Field(ge=0)] = 0.0
+    """The base in layers with a window, which no scaling stretches; 0 is as in the others."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a head that turns, its first dimensions; the rest carries no position."""
+    scaling: Literal["none", "linear", "dynamic", "llama3", "yarn", "longrope"] = "none"
+    """How wave lengths stretch beyond original_length: all alike (Chen et al. 2023); by a larger
+    base that grows with the sequence; by wave length (Grattafiori et al. 2024); by wave length with
+    a temperature (Peng et al. 2023); by a factor for each (Ding et al. 2024)."""
     factor: Annotated[float, Field(ge=1)] = 8.0
     """By how much the longest wave lengths are stretched."""
     low_freq_factor: Annotated[float, Field(gt=0)] = 1.0
-    """Wave lengths over original_length / this are stretched whole."""
+    """llama3: wave lengths over original_length / this are stretched whole."""
     high_freq_factor: Annotated[float, Field(gt=0)] = 4.0
-    """Wave lengths under original_length / this are not stretched."""
+    """llama3: wave lengths under original_length / this are not stretched."""
+    beta_fast: Annotated[float, Field(gt=0)] = 32.0
+    """yarn: what turns at least so often over original_length is not stretched."""
+    beta_slow: Annotated[float, Field(gt=0)] = 1.0
+    """yarn: what turns at most so often over original_length is stretched whole."""
+    attention_factor: Annotated[float, Field(ge=0)] = 0.0
+    """yarn, longrope: what queries and keys are multiplied by; 0 is the paper's, from `factor`."""
+    short: Factors = ()
+    """longrope: a factor per wave length in sequences up to original_length."""
+    long: Factors = ()
+    """longrope: a factor per wave length in longer sequences."""
     original_length: Count = 8192
     """The length that the model was first trained for."""
 
+    @property
+    def local(self) -> "Rope":
+        """How the layers with a window turn."""
+        if not self.local_theta:
+            return self
+        return self.model_copy(update={"theta": self.local_theta, "scaling": "none"})
+
 
 class Norm(Section):
-    """The normalisation before each part of a block and at the end."""
+    """The normalisation around each part of a block and at the end."""
 
     type: Literal["rms", "layer"] = "rms"
     """rms (Zhang & Sennrich 2019) has a scale; layer (Ba et al. 2016) a scale and a bias."""
     eps: Annotated[float, Field(gt=0)] = 1e-5
     """Added to the variance."""
+    place: Literal["before", "after", "both"] = "before"
+    """Of the input of attention and MLP, of their output, or of both; the sum is never touched."""
+    shift: Annotated[float, Field(ge=0)] = 0.0
+    """Added to every stored scale: 1 where scales are stored around zero."""
+    qk: Literal["none", "head", "all"] = "none"
+    """Queries and keys normalised too: each head by itself, or all heads of a token together."""
+
+
+class Window(Section):
+    """Layers that look at near positions only (Beltagy et al. 2020)."""
+
+    size: Whole = 0
+    """How many positions a query sees, itself included; 0 is all of them."""
+    full: Layers = ()
+    """Layers, from 0, that see everything all the same."""
+
+
+class Scale(Section):
+    """Factors and caps on embeddings, scores and logits."""
+
+    embed: Annotated[float, Field(gt=0)] = 1.0
+    """What embeddings are multiplied by."""
+    query: Annotated[float, Field(ge=0)] = 0.0
+    """What scores are multiplied by; 0 is 1 / sqrt(head_dim)."""
+    scores_cap: Annotated[float, Field(ge=0)] = 0.0
+    """Scores s become cap x tanh(s / cap) (Bello et al. 2016); 0 leaves them."""
+    logits_cap: Annotated[float, Field(ge=0)] = 0.0
+    """The same for logits."""
+
+
+class Experts(Section):
+    """A sparse MLP: each token goes through `chosen` of `count` (Shazeer et al. 2017)."""
+
+    count: Whole = 0
+    """MLPs per layer, each `mlp` wide; 0 is one dense MLP."""
+    chosen: Count = 2
+    """How many a token goes through."""
+    normalized: bool = True
+    """The chosen ones' weights sum to 1; else they are their share among all."""
 
 
 class Bias(Section):
@@ -81,6 +151,11 @@ class ModelSpec(Section):
     max_length: Whole = 0
     """Longest sequence the positions cover; 0 is the run's length."""
     rope: Rope = Rope()
+    window: Window = Window()
+    scale: Scale = Scale()
+    experts: Experts = Experts()
+    parallel: bool = False
+    """Attention and MLP read the same input, and both are added to it (Wang & Komatsuzaki 2021)."""
     tied: bool = True
     """The head is the embedding's transpose."""
     bias: Bias = Bias()
@@ -108,6 +183,17 @@ class ModelSpec(Section):
         head_dim = f["head_dim"] or f["embed"] // f["heads"]
         if f["positions"] == "rope" and head_dim % 2:
             raise ValueError(f"head_dim={head_dim} is odd; rotary positions need an even one")
+        turning = int(head_dim * f["rope"].share) // 2
+        if f["rope"].scaling == "longrope" and (
+            len(f["rope"].short) != turning or len(f["rope"].long) != turning
+        ):
+            raise ValueError(f"rope.short and rope.long need {turning} factors each, one per wave")
+        if f["experts"].count and f["experts"].chosen > f["experts"].count:
+            raise ValueError(
+                f"experts.chosen={f['experts'].chosen} of experts.count={f['experts'].count}"
+            )
+        if beyond := [layer for layer in f["window"].full if layer >= f["layers"]]:
+            raise ValueError(f"window.full names layer {beyond[0]} of {f['layers']}")
         if f["layers"] % f["unroll"]:
             raise ValueError(f"layers={f['layers']} is not a multiple of unroll={f['unroll']}")
         return self

@@ -18,10 +18,14 @@ from jax.typing import DTypeLike
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
-from jaxlm.models.attention import Cache, KeyValues, attend_cached, attention, write_cache
+from jaxlm.models.attention import attend_cached, attention
 from jaxlm.models.axes import AXES
+from jaxlm.models.cache import Cache, KeyValues, write_cache
+from jaxlm.models.experts import Experts
 from jaxlm.models.heads import logits, padded_vocab, select_head
-from jaxlm.models.layers import Dense, Mlp, Normalize, dropout, rotary, rotate
+from jaxlm.models.layers import Dense, Kernel, Mlp, Normalize, dropout
+from jaxlm.models.rope import rotary, rotate
+from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
 
 Batch = dict[str, Array]
@@ -57,29 +61,50 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, segments: Array | None, turn: Any, cache: KeyValues | None
+        self, x: Array, segments: Array | None, turn: Any, cache: KeyValues | None, near: Any
     ) -> tuple[Array, KeyValues | None]:
+        """near: whether this layer has the spec's window, bool or bool []."""
         spec = self.spec
         embed, size = (spec.embed,), spec.head_dim
         dense = partial(Dense, dtype=self.dtype, scale=spec.init_scale)
         q = dense(embed, (spec.heads, size), bias=spec.bias.qkv, name="q")(x)
         k = dense(embed, (spec.kv_heads, size), bias=spec.bias.qkv, name="k")(x)
         v = dense(embed, (spec.kv_heads, size), bias=spec.bias.qkv, name="v")(x)
+        if spec.norm.qk != "none":
+            q, k = self._normalized(q, "q_norm"), self._normalized(k, "k_norm")
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
+        how = Scores(
+            spec.scale.query or size**-0.5, self.causal, spec.window.size, spec.scale.scores_cap
+        )
         if cache is None:
-            y = attention(
-                q, k, v, segments, layout=self.layout, causal=self.causal, backend=spec.attention
-            )
+            y = self._attend(q, k, v, segments, how, near)
         else:
             cache = write_cache(cache, k, v)
-            y = attend_cached(q, cache, segments)
+            y = attend_cached(q, cache, segments, how, windowed=near)
         out = dense((spec.heads, size), embed, bias=spec.bias.out, scale=_out_scale(spec), name="o")
         return out(y), cache
 
+    def _normalized(self, x: Array, name: str) -> Array:
+        together = x.reshape(*x.shape[:2], -1) if self.spec.norm.qk == "all" else x
+        return Normalize(self.spec.norm, name=name)(together).reshape(x.shape)
+
+    def _attend(
+        self, q: Array, k: Array, v: Array, segments: Array | None, how: Scores, near: Any
+    ) -> Array:
+        attend = partial(attention, layout=self.layout, backend=self.spec.attention)
+        if isinstance(near, bool):
+            return attend(q, k, v, segments, how=how if near else how._replace(window=0))
+        return jax.lax.cond(  # both are in the program, and a layer runs its own
+            near,
+            partial(attend, how=how),
+            partial(attend, how=how._replace(window=0)),
+            *(q, k, v, segments),
+        )
+
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP around the residual stream. A layer of the scan."""
+    """Attention and MLP around the residual stream. A layer of the scan."""
 
     spec: ModelSpec
     layout: Layout
@@ -90,14 +115,21 @@ class Block(nn.Module):
     def __call__(
         self, x: Array, shared: tuple[Any, ...], layer: Array, cache: KeyValues | None
     ) -> tuple[Array, KeyValues | None]:
-        spec, (segments, turn, keys) = self.spec, shared
-        y = Normalize(spec.norm, name="attn_norm")(x)
-        y, cache = Attention(spec, self.layout, self.dtype, self.causal, name="attn")(
-            y, segments, turn, cache
-        )
-        x = self._residual(x, y, keys, 2 * layer + 1)
-        y = Normalize(spec.norm, name="mlp_norm")(x)
-        mlp = Mlp(
+        spec, (segments, turns, keys) = self.spec, shared
+        near = _windowed(spec, layer)
+        turn = turns and jax.tree.map(partial(_either, near), turns[1], turns[0])
+        attend = Attention(spec, self.layout, self.dtype, self.causal, name="attn")
+        y, cache = attend(self._before(x, "attn"), segments, turn, cache, near)
+        read = x
+        x = self._residual(x, self._after(y, "attn"), keys, 2 * layer + 1)
+        y = self._mlp(self._before(read if spec.parallel else x, "mlp"))
+        return self._residual(x, self._after(y, "mlp"), keys, 2 * layer + 2), cache
+
+    def _mlp(self, x: Array) -> Array:
+        spec = self.spec
+        if spec.experts.count:
+            return Experts(spec, self.layout, self.dtype, _out_scale(spec), name="experts")(x)
+        return Mlp(
             spec.mlp,
             spec.activation,
             spec.gated,
@@ -106,13 +138,32 @@ class Block(nn.Module):
             spec.init_scale,
             _out_scale(spec),
             name="mlp",
-        )
-        return self._residual(x, mlp(y), keys, 2 * layer + 2), cache
+        )(x)
+
+    def _before(self, x: Array, name: str) -> Array:
+        placed = self.spec.norm.place != "after"
+        return Normalize(self.spec.norm, name=f"{name}_norm")(x) if placed else x
+
+    def _after(self, x: Array, name: str) -> Array:
+        placed = self.spec.norm.place != "before"
+        return Normalize(self.spec.norm, name=f"{name}_out_norm")(x) if placed else x
 
     def _residual(self, x: Array, y: Array, keys: Array | None, site: Array) -> Array:
         x = x + dropout(y, self.spec.dropout, keys, site)
         # Without this XLA shards the batch away and gathers activations instead of weights.
         return self.layout.constrain(x, "batch", None, None)
+
+
+def _windowed(spec: ModelSpec, layer: Array) -> bool | Array:
+    """Whether a layer has the window: for all layers alike, or bool [] of this one."""
+    full = set(spec.window.full)
+    if not spec.window.size or not full or len(full) == spec.layers:
+        return bool(spec.window.size) and not full
+    return jnp.array([each not in full for each in range(spec.layers)])[layer]
+
+
+def _either(first: bool | Array, a: Array, b: Array) -> Array:
+    return (a if first else b) if isinstance(first, bool) else jnp.where(first, a, b)
 
 
 class Stack(nn.Module):
@@ -163,18 +214,20 @@ class Transformer(nn.Module):
         spec = self.spec
         init = nn.initializers.normal(spec.init_scale)
         x = Table((padded_vocab(spec), spec.embed), init, self.layout, name="embed")(tokens)
-        turn = None
+        x = x * jnp.asarray(spec.scale.embed, x.dtype)
+        turns = None
         if spec.positions == "learned":
             table = Table((spec.max_length, spec.embed), init, self.layout, name="positions")
             x = x + table(positions)
         elif spec.positions == "rope":
-            turn = rotary(positions, spec.head_dim, spec.rope)
+            turn = partial(rotary, positions, spec.head_dim, max_length=spec.max_length)
+            turns = turn(spec.rope), turn(spec.rope.local)
         x = dropout(x.astype(self.dtype), spec.dropout, keys, 0)
         x = self.layout.constrain(x, "batch", None, None)
         if not spec.tied:
             Kernel((spec.embed, padded_vocab(spec)), init, name="head")()
         stack = Stack(spec, self.layout, self.dtype, causal=True, name="decoder")
-        return stack(x, (segments, turn, keys), cache)
+        return stack(x, (segments, turns, keys), cache)
 
 
 class Table(nn.Module):
@@ -189,17 +242,6 @@ class Table(nn.Module):
         table = self.param("embedding", self.initializer, self.shape)
         # Whole rows for the lookup: else the partitioner rematerializes the activations.
         return self.layout.constrain(table, "vocab" if self.name == "embed" else None, None)[index]
-
-
-class Kernel(nn.Module):
-    """A declared parameter that another function uses."""
-
-    shape: tuple[int, ...]
-    initializer: Callable[..., Array]
-
-    @nn.compact
-    def __call__(self) -> Array:
-        return self.param("kernel", self.initializer, self.shape)
 
 
 def _out_scale(spec: ModelSpec) -> float:

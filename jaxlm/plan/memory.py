@@ -193,7 +193,7 @@ def _activations(step: Step) -> int:
     The counts were read off XLA's allocations for the block as it is written in models/.
     """
     spec, rows = step.spec, _rows(step)
-    embed, mlp = spec.embed, spec.mlp
+    embed, mlp = spec.embed, spec.mlp * (spec.experts.chosen if spec.experts.count else 1)
     heads = spec.heads * spec.head_dim
     keys = (spec.kv_heads) * spec.head_dim
     wide = 2 if spec.gated else 1

@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run: tokenizer, data, mesh, network, optimizer, keeper."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from jaxlm.training.evaluate import Score, make_score
 from jaxlm.training.resume import steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
+
+EXPERT = re.compile(r"experts/(gate|up|down)/")
+"""Names of kernels of which a token multiplies its chosen share alone."""
 
 Step = Callable[[TrainState, dict[str, Any], Any], tuple[TrainState, dict[str, Any]]]
 
@@ -185,8 +189,9 @@ def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[st
     """What the record, the report and the MFU need to know of the model."""
 
     def multiplying(params: Params) -> int:
+        share = spec.experts.chosen / max(spec.experts.count, 1)
         return sum(
-            leaf.size
+            round(leaf.size * share) if EXPERT.search(name) else leaf.size
             for name, leaf in tree.flatten(params).items()
             if name.endswith(("kernel", "lora_a", "lora_b"))
             or (name == "embed/embedding" and spec.tied)

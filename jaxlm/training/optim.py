@@ -180,10 +180,10 @@ def matrices(params: Any, axes: AxesTable) -> Any:
         dims = logical_axes(name, axes)
         if not name.endswith("/kernel") or "blocks/" not in name or dims is None:
             return None
-        inputs = 1 if dims[1] == "embed" else dims.index("embed") - 1
-        split = 1 + inputs
+        first = 2 if dims[1] == "experts" else 1  # each layer's, and each expert's, is a matrix
+        split = first + 1 if dims[first] == "embed" else dims.index("embed")
         return optax.contrib.MuonDimensionNumbers(
-            tuple(range(1, split)), tuple(range(split, leaf.ndim))
+            tuple(range(first, split)), tuple(range(split, leaf.ndim))
         )
 
     return tree.map_named(one, params)

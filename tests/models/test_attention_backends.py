@@ -13,7 +13,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jaxlm.core.errors import ConfigError
 from jaxlm.models import attention
 from jaxlm.models.attention import BACKENDS
+from jaxlm.models.flash import _spans
 from jaxlm.models.gpu import spans
+from jaxlm.models.scores import Scores
 
 SEGMENTS = {
     "packed": lambda rows, length: np.sort(np.arange(rows * length).reshape(rows, -1) % 3, axis=1),
@@ -28,31 +30,36 @@ def inputs(length, dtype, heads=4, kv_heads=2, size=16):
     return [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
 
 
-def values_and_gradients(attend, q, k, v, dy, segments, causal):
+def values_and_gradients(attend, q, k, v, dy, segments, **how):
     """y and the gradients of q, k, v, float64."""
+    scores = Scores(**{"scale": q.shape[-1] ** -0.5, **how})
 
     @jax.jit
     def run(q, k, v, dy):
-        y, pullback = jax.vjp(lambda *x: attend(*x, segments, causal=causal), q, k, v)
+        y, pullback = jax.vjp(lambda *x: attend(*x, segments, how=scores), q, k, v)
         return y, *pullback(dy)
 
     return [np.asarray(x, np.float64) for x in run(q, k, v, dy)]
 
 
-def exact(q, k, v, dy, segments, causal):
+def exact(q, k, v, dy, segments, causal=True, scale=None, window=0, cap=0.0):
     """Vaswani et al. 2017, eq. 1, and its gradients by hand, in float64."""
     q, k, v, dy = (np.asarray(x, np.float64) for x in (q, k, v, dy))
-    groups, scale = q.shape[2] // k.shape[2], q.shape[3] ** -0.5
+    groups, scale = q.shape[2] // k.shape[2], scale or q.shape[3] ** -0.5
     k, v = (np.repeat(x, groups, axis=2) for x in (k, v))
     may = np.ones((1, *[q.shape[1]] * 2), bool)
     if segments is not None:
         may = segments[:, :, None] == segments[:, None]
     may = np.tril(may) if causal else may
-    scores = np.where(may[:, None], np.einsum("blnh,bsnh->bnls", q, k) * scale, -np.inf)
+    if window:
+        may = np.tril(np.triu(may, 1 - window), window - 1)
+    scores = np.einsum("blnh,bsnh->bnls", q, k) * scale
+    slope = 1 - np.tanh(scores / cap) ** 2 if cap else 1.0
+    scores = np.where(may[:, None], cap * np.tanh(scores / cap) if cap else scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     dweights = np.einsum("blnh,bsnh->bnls", dy, v)
-    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True)) * scale
+    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True)) * scale * slope
     wide = (np.einsum("bnls,blnh->bsnh", part, x) for part, x in ((dscores, q), (weights, dy)))
     dk, dv = (x.reshape(*x.shape[:2], -1, groups, x.shape[3]).sum(3) for x in wide)
     y = np.einsum("bnls,bsnh->blnh", weights, v)
@@ -70,29 +77,47 @@ def exact(q, k, v, dy, segments, causal):
 def test_a_backend_is_attention(backend, segments, length, dtype, tolerance):
     rows = SEGMENTS[segments](2, length)
     arrays = inputs(length, jnp.dtype(dtype))
-    found = values_and_gradients(BACKENDS[backend], *arrays, rows, causal=True)
-    for x, y in zip(found, exact(*arrays, rows, causal=True), strict=True):
+    found = values_and_gradients(BACKENDS[backend], *arrays, rows)
+    for x, y in zip(found, exact(*arrays, rows), strict=True):
         assert np.abs(x - y).max() <= tolerance * np.abs(y).max()
 
 
+HOWS = {
+    "both ways": {"causal": False},
+    "window": {"window": 37},
+    "window both ways": {"window": 37, "causal": False},
+    "capped and scaled": {"cap": 0.7, "scale": 0.5},
+    "all": {"cap": 0.7, "scale": 0.5, "window": 150},
+}
+
+
 @pytest.mark.parametrize("backend", ["full", "chunked"])
-def test_without_a_direction_all_of_a_segment_is_seen(backend):
-    rows, arrays = SEGMENTS["packed"](2, 140), inputs(140, jnp.float32)
-    found = values_and_gradients(BACKENDS[backend], *arrays, rows, causal=False)
-    for x, y in zip(found, exact(*arrays, rows, causal=False), strict=True):
+@pytest.mark.parametrize("segments", ["packed", "whole"])
+@pytest.mark.parametrize("how", HOWS)
+def test_every_way_to_score_is_the_same_in_every_backend(backend, segments, how):
+    rows, arrays = SEGMENTS[segments](2, 300), inputs(300, jnp.float32)
+    found = values_and_gradients(BACKENDS[backend], *arrays, rows, **HOWS[how])
+    for x, y in zip(found, exact(*arrays, rows, **HOWS[how]), strict=True):
         assert np.abs(x - y).max() <= 1e-5 * np.abs(y).max()
 
 
+def test_blocks_outside_the_window_are_not_computed():
+    rows, cols = _spans(2048, Scores(1.0, window=128))[-1]
+    assert (rows.start, cols.start, cols.stop) == (1920, 1793, 2048)
+
+
 @pytest.mark.parametrize("segments", ["packed", "whole"])
-def test_splash_is_attention_too(monkeypatch, segments):
+@pytest.mark.parametrize("how", ["plain", *HOWS])
+def test_splash_is_attention_too(monkeypatch, segments, how):
     """The TPU's kernel, interpreted."""
     interpreted = partial(splash_attention_kernel.make_splash_mqa_single_device, interpret=True)
     monkeypatch.setattr(splash_attention_kernel, "make_splash_mqa_single_device", interpreted)
     rows = SEGMENTS[segments](2, 128)
     rows = rows if rows is None else rows.astype(np.int32)
     arrays = inputs(128, jnp.float32, size=128)
-    found = values_and_gradients(BACKENDS["splash"], *arrays, rows, causal=True)
-    for x, y in zip(found, exact(*arrays, rows, causal=True), strict=True):
+    how = HOWS.get(how, {})
+    found = values_and_gradients(BACKENDS["splash"], *arrays, rows, **how)
+    for x, y in zip(found, exact(*arrays, rows, **how), strict=True):
         assert np.abs(x - y).max() <= 1e-5 * np.abs(y).max()
 
 
@@ -101,11 +126,7 @@ def test_splash_is_attention_too(monkeypatch, segments):
 def test_a_mesh_changes_nothing(segments, heads):
     rows, (q, k, v, dy) = SEGMENTS[segments](2, 16), inputs(16, jnp.float32, *heads)
     run = [
-        values_and_gradients(
-            lambda *x, causal, at=at: attention.attention(*x, layout=at, causal=causal),
-            *(q, k, v, dy, rows),
-            causal=True,
-        )
+        values_and_gradients(partial(attention.attention, layout=at), *(q, k, v, dy, rows))
         for at in (networks.layout(), networks.layout(fsdp=2, tensor=4))
     ]
     for x, y in zip(*run, strict=True):
@@ -146,14 +167,20 @@ def test_spans_are_the_runs_of_a_row(rows, most):
     ],
 )
 def test_auto_takes_the_fastest_that_is_exact(where, dtype, size, length, chosen):
-    assert attention.choose("auto", where, jnp.dtype(dtype), size, length) == chosen
+    plain = Scores(size**-0.5)
+    assert attention.choose("auto", where, jnp.dtype(dtype), size, length, plain) == chosen
+
+
+def test_auto_takes_no_kernel_that_cannot_cap_scores():
+    chosen = attention.choose("auto", "gpu", jnp.bfloat16, 64, 1024, Scores(1.0, cap=50.0))
+    assert chosen == "chunked"
 
 
 @pytest.mark.parametrize("backend", ["cudnn", "splash"])
 def test_a_kernel_that_cannot_run_here_is_refused(backend):
     line = f"^model.attention: {backend} cannot run bfloat16 heads of 128 .* on cpu; use auto$"
     with pytest.raises(ConfigError, match=line):
-        attention.choose(backend, "cpu", jnp.bfloat16, 128, 1024)
+        attention.choose(backend, "cpu", jnp.bfloat16, 128, 1024, Scores(1.0))
 
 
 @pytest.mark.parametrize("backend", ["cudnn", "splash"])

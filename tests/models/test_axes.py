@@ -14,8 +14,7 @@ from jaxlm.models.axes import AXES, INPUTS
 from jaxlm.models.transformer import param_shapes
 
 SPECS = {
-    "llama": networks.spec(),
-    "gpt2": networks.spec(**networks.GPT2, tied=False),
+    **{name: networks.spec(**changes) for name, changes in networks.SHAPES.items()},
     **{
         path.stem: load(str(path), []).model.filled(vocab=50257, max_length=1024)
         for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -28,7 +27,7 @@ def shapes(spec, *, adapters=True):
     base = param_shapes(spec, at, "float32")
     if not adapters:
         return base
-    targets = {"rank": 4, "alpha": 8.0, "targets": ["kernel"]}
+    targets = {"rank": 4, "alpha": 8.0, "targets": ["(attn|mlp)/.*kernel"]}
     return jax.eval_shape(lambda p: lora.add(p, at, networks.ROOT, **targets), base)
 
 

@@ -12,7 +12,7 @@ import pytest
 from jaxlm.core import tree
 from jaxlm.models.transformer import make_forward
 
-SPECS = {"llama": networks.spec(), "gpt2": networks.spec(**networks.GPT2, tied=False)}
+SPECS = {name: networks.spec(**changes) for name, changes in networks.SHAPES.items()}
 
 
 @pytest.fixture(scope="module", params=SPECS)

@@ -11,9 +11,11 @@ from jax._src.cudnn import fused_attention_stablehlo as fused
 
 from jaxlm.models import attention, gpu
 from jaxlm.models.flash import chunked
+from jaxlm.models.scores import Scores
 from jaxlm.models.transformer import make_forward
 
 SPEC = networks.spec(embed=64, heads=4, kv_heads=2, head_dim=16)
+HOW = Scores(128**-0.5)
 SHAPES = [jax.ShapeDtypeStruct((2, 256, n, 128), jnp.bfloat16) for n in (4, 2, 2)]
 
 
@@ -60,7 +62,7 @@ def test_a_layer_runs_the_fused_kernel_once_forward_and_once_backward(hopper, pa
 def test_on_a_mesh_each_device_runs_the_kernel_on_its_heads(hopper, packed):
     rows = jnp.ones((8, 256), jnp.int32) if packed else None
     at, arrays = networks.layout(data=2, fsdp=2, tensor=2), [(8, *s.shape[1:]) for s in SHAPES]
-    run = partial(attention.attention, segments=rows, layout=at)
+    run = partial(attention.attention, segments=rows, layout=at, how=HOW)
     program = text(run, *(jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in arrays))
     assert calls(program) == (1, 0)
     heads = 2 if packed else 1  # keys of packed rows are repeated
@@ -72,7 +74,7 @@ def test_the_backward_kernel_gets_the_result_of_the_forward_one(hopper):
     """Where keys and values have the shape of the result, it must not be taken for them."""
 
     def loss(*arrays):
-        return gpu.cudnn(*arrays, None, causal=True).astype(jnp.float32).sum()
+        return gpu.cudnn(*arrays, None, how=HOW).astype(jnp.float32).sum()
 
     program = text(jax.grad(loss, argnums=(0, 1, 2)), *SHAPES[:1] * 3)
     call = re.search(r"(%\d+):3 = stablehlo.custom_call @__cudnn\$fmhaSoftmax\(", program)
@@ -84,17 +86,22 @@ def test_the_backward_kernel_gets_the_result_of_the_forward_one(hopper):
 
 
 def test_without_a_gradient_there_is_only_the_forward_kernel(hopper):
-    assert calls(text(partial(gpu.cudnn, segments=None, causal=True), *SHAPES)) == (1, 0)
+    assert calls(text(partial(gpu.cudnn, segments=None, how=HOW), *SHAPES)) == (1, 0)
+
+
+def test_a_window_keeps_the_fused_kernel(hopper):
+    how = HOW._replace(window=64)
+    assert calls(text(partial(gpu.cudnn, segments=None, how=how), *SHAPES)) == (1, 0)
 
 
 def test_packed_rows_need_the_kernel_to_have_been_tried(hopper, monkeypatch):
     monkeypatch.setattr(gpu, "packed_works", lambda: False)
     rows = jnp.ones((2, 256), jnp.int32)
-    assert calls(text(partial(gpu.cudnn, segments=rows, causal=True), *SHAPES)) == (0, 0)
+    assert calls(text(partial(gpu.cudnn, segments=rows, how=HOW), *SHAPES)) == (0, 0)
 
 
 def test_the_trial_of_the_packed_kernel_sees_what_is_wrong():
-    exact = partial(chunked, causal=True)
+    exact = partial(chunked, how=gpu.TRIAL)
     assert gpu.agrees(exact)
     assert not gpu.agrees(lambda q, k, v, segments: exact(q, k, v, jnp.minimum(segments, 1)))
     assert not gpu.agrees(gpu._run_packed)  # raises on a CPU

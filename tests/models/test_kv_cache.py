@@ -8,10 +8,10 @@ import networks
 import numpy as np
 import pytest
 
-from jaxlm.models.attention import empty_cache
+from jaxlm.models.cache import empty_cache
 from jaxlm.models.transformer import make_forward
 
-SPECS = {"llama": networks.spec(), "gpt2": networks.spec(**networks.GPT2, tied=False)}
+SPECS = {name: networks.spec(**changes) for name, changes in networks.SHAPES.items()}
 ROWS, LENGTH = 3, 13
 TOKENS = np.random.default_rng(0).integers(0, networks.VOCAB, (ROWS, LENGTH)).astype(np.int32)
 

@@ -6,7 +6,7 @@ import networks
 import numpy as np
 import pytest
 
-from jaxlm.models.layers import rotary, rotate
+from jaxlm.models.rope import rotary, rotate
 from jaxlm.models.spec import Rope
 from jaxlm.models.transformer import make_forward
 

@@ -42,8 +42,8 @@ def test_without_a_gpu_it_says_so():
 def test_a_kernel_that_looks_ahead_fails(monkeypatch):
     from measure import checks
 
-    def ahead(q, k, v, segments, *, causal):
-        return checks.BACKENDS["full"](q, k, v, segments, causal=False)
+    def ahead(q, k, v, segments, how):
+        return checks.BACKENDS["full"](q, k, v, segments, how._replace(causal=False))
 
     monkeypatch.setattr(checks, "usable", lambda *_: ["ahead"])
     monkeypatch.setitem(checks.BACKENDS, "ahead", ahead)

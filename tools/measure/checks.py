@@ -15,6 +15,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.models import gpu
 from jaxlm.models.attention import BACKENDS
 from jaxlm.models.axes import AXES
+from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params, make_forward
 from jaxlm.objectives.lm import OBJECTIVES
@@ -62,10 +63,12 @@ def numerics(length: int = 256) -> Iterator[Answer]:
 def _values(
     attend: Callable[..., Any], inputs: Any, segments: Any, causal: bool
 ) -> tuple[Any, ...]:
+    how = Scores(inputs[0].shape[-1] ** -0.5, causal)
+
     @jax.jit
     def run(q: Any, k: Any, v: Any, dy: Any) -> tuple[Any, ...]:
         where = None if segments is None else jnp.asarray(segments)
-        y, pullback = jax.vjp(lambda *x: attend(*x, where, causal=causal), q, k, v)
+        y, pullback = jax.vjp(lambda *x: attend(*x, where, how), q, k, v)
         return y, *pullback(dy)
 
     return run(*inputs)

@@ -18,6 +18,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.models.attention import BACKENDS, choose
 from jaxlm.models.axes import AXES
 from jaxlm.models.heads import logits
+from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward, param_shapes
 from jaxlm.objectives.lm import clm
@@ -156,7 +157,7 @@ def attention(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
     k, v = (jax.random.normal(key, (*tokens, shape["kv_heads"], size), dtype) for key in keys[2:])
 
     def both(attend: Callable[..., Any], q: Any, k: Any, v: Any, dy: Any) -> Any:
-        y, pullback = jax.vjp(lambda *x: attend(*x, None, causal=True), q, k, v)
+        y, pullback = jax.vjp(lambda *x: attend(*x, None, Scores(size**-0.5)), q, k, v)
         return y, pullback(dy)
 
     programs = {
@@ -176,7 +177,7 @@ def usable(platform: str, dtype: Any, head_dim: int, length: int) -> list[str]:
     names = []
     for name in BACKENDS:
         try:
-            names.append(choose(name, platform, dtype, head_dim, length))
+            names.append(choose(name, platform, dtype, head_dim, length, Scores(1.0)))
         except ConfigError:
             continue
     return names
