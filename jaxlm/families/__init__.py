@@ -1,0 +1,133 @@
+"""Model families as data: what config.json and the tensors' names mean, read and written.
+
+Each file holds one: a table of keys, a table of weights, and what no table can say.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxlm.core.errors import CheckpointError
+from jaxlm.families import (
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
+from jaxlm.families.config import TRAINING, brief
+from jaxlm.families.family import Family
+from jaxlm.models.spec import Experts, ModelSpec, Rope, Window
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.model_type: module.FAMILY
+    for module in (
+        llama,
+        mistral,
+        qwen2,
+        qwen3,
+        mixtral,
+        qwen3_moe,
+        gemma,
+        gemma2,
+        gemma3,
+        phi3,
+        olmo2,
+        gpt2,
+        gpt_neox,
+    )
+}
+"""By model_type; of several that express a spec, export takes the first."""
+
+FREE = ("dropout", "init_scale", "remat", "attention", "unroll")
+"""Fields of a spec that change no logit."""
+
+USED: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "linear": ("factor",),
+    "dynamic": ("factor", "original_length"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_length"),
+    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "original_length"),
+    "longrope": ("attention_factor", "short", "long", "original_length"),
+}
+"""Fields of Rope that each scaling reads, beside theta, local_theta and share."""
+
+
+def find(values: Mapping[str, Any], where: str = "config.json") -> Family:
+    """The family of a config.json. Raises CheckpointError for a model_type that is not here."""
+    name = values.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        what = "has no model_type" if name is None else f"model_type={brief(name)} is not supported"
+        raise CheckpointError(where, f"{what}; known are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[name]
+
+
+def notes(values: Mapping[str, Any]) -> list[str]:
+    """A line for each key of a config.json that is not followed, and on purpose."""
+    lines = []
+    if values.get("auto_map"):
+        lines.append("auto_map is ignored: no code from a model's folder is run")
+    for key in sorted(key for key in TRAINING if "drop" in key):
+        if values.get(key):
+            lines.append(f"{key}={values[key]} is ignored: model.dropout sets what training drops")
+    return lines
+
+
+def fitting(spec: ModelSpec) -> Family:
+    """The first family that can express a filled spec.
+
+    Raises CheckpointError, with the first field that the nearest one has otherwise.
+    """
+    wanted, lost = computed(spec), {}
+    for name, family in FAMILIES.items():
+        try:
+            made = computed(family.spec(family.config(wanted)))
+        except CheckpointError:
+            continue
+        if made == wanted:
+            return family
+        lost[name] = _differing(wanted.model_dump(), made.model_dump())
+    nearest = min(lost, key=lambda name: len(lost[name]))
+    never = [field for field in lost[nearest] if all(field in each for each in lost.values())]
+    field = (never or list(lost[nearest]))[0]
+    mine, theirs = lost[nearest][field]
+    what = f"no family of Hugging Face has model.{field}={mine!r} beside the rest of this model"
+    raise CheckpointError("export", f"{what}; the nearest, {nearest}, has {theirs!r}")
+
+
+def computed(spec: ModelSpec) -> ModelSpec:
+    """The spec with every field that changes no logit at its default: equal means the same."""
+    fields = type(spec).model_fields
+    update: dict[str, Any] = {name: fields[name].default for name in FREE}
+    rope, window = spec.rope, spec.window
+    if not window.size or len(set(window.full)) == spec.layers:
+        window = Window()
+    used = {name: getattr(rope, name) for name in ("theta", "share", *USED[rope.scaling])}
+    if window.size and (rope.scaling != "none" or rope.local_theta != rope.theta):
+        used["local_theta"] = rope.local_theta
+    update["rope"] = Rope(scaling=rope.scaling, **used) if spec.positions == "rope" else Rope()
+    update["window"] = Window(size=window.size, full=tuple(sorted(set(window.full))))
+    if spec.scale.query == spec.head_dim**-0.5:
+        update["scale"] = spec.scale.model_copy(update={"query": 0.0})
+    if not spec.experts.count:
+        update["experts"] = Experts()
+    return spec.model_copy(update=update)
+
+
+def _differing(ours: dict[str, Any], made: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of the fields that differ -> both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, value in ours.items():
+        if isinstance(value, dict):
+            parts = _differing(value, made[name])
+            found |= {f"{name}.{part}": both for part, both in parts.items()}
+        elif value != made[name]:
+            found[name] = (value, made[name])
+    return found

@@ -1,0 +1,155 @@
+"""config.json: every key counts, both dialects say the same, and nothing else than a line comes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxlm.core.errors import CheckpointError
+from jaxlm.families import FAMILIES, find, notes
+from jaxlm.models.spec import ModelSpec, Rope, Window
+
+HERE = Path(__file__).parent
+CONFIGS = json.loads((HERE / "configs.json").read_text())
+HUB = json.loads((HERE / "hub.json").read_text())
+"""Files as older versions of transformers wrote them, with all that stands in them."""
+OLDER = ("rope_theta", "rope_scaling", "rope_local_base_freq", "rotary_emb_base", "rotary_pct")
+
+
+def refused(values):
+    """The line about a config.json."""
+    with pytest.raises(CheckpointError) as error:
+        find(values).spec(values)
+    assert error.value.where.startswith("config.json") and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_written_is_read_as_the_same_spec_in_either_dialect(name):
+    family = find(CONFIGS[name])
+    spec = family.spec(CONFIGS[name])
+    both = family.config(spec)
+    assert family.spec(json.loads(json.dumps(both))) == spec
+    if spec.positions == "rope":
+        newer = {key: value for key, value in both.items() if key not in OLDER}
+        older = {key: value for key, value in both.items() if key != "rope_parameters"}
+        assert family.spec(newer) == family.spec(older) == spec
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_key_of_a_table_is_read_and_written(name):
+    family = find(CONFIGS[name])
+    written = family.config(family.spec(CONFIGS[name]))
+    assert {key.theirs for key in family.keys} <= set(written)
+    assert len({key.ours for key in family.keys}) == len(family.keys)
+
+
+@pytest.mark.parametrize("values", HUB, ids=lambda values: values["model_type"])
+def test_old_files_are_read(values):
+    spec = find(values).spec(values)
+    assert isinstance(spec, ModelSpec) and spec.vocab == values["vocab_size"]
+
+
+def test_dialects_that_disagree_are_refused():
+    theirs = FAMILIES["llama"].config(FAMILIES["llama"].spec(CONFIGS["llama"]))
+    assert "rope_theta" in refused(theirs | {"rope_theta": 7.0})
+    scaling = theirs["rope_scaling"] | {"factor": 2.0}
+    assert "rope_scaling" in refused(theirs | {"rope_scaling": scaling})
+
+
+def test_a_key_that_nobody_reads_is_named_unless_it_is_empty():
+    for name, values in CONFIGS.items():
+        assert "residual_multiplier=0.22" in refused(values | {"residual_multiplier": 0.22}), name
+        find(values).spec(values | {"residual_multiplier": None, "off": False, "none": [], "no": 0})
+    part = CONFIGS["llama"]["rope_scaling"] | {"mrope_section": [1, 2]}
+    assert "rope_scaling: mrope_section" in refused(CONFIGS["llama"] | {"rope_scaling": part})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("llama", "hidden_act", "quick_gelu"),
+        ("llama", "hidden_size", "32"),
+        ("llama", "num_hidden_layers", 10**9),
+        ("llama", "quantization_config", {"bits": 4}),
+        ("llama", "partial_rotary_factor", 0.5),
+        ("mistral", "layer_types", ["full_attention"] * 3),
+        ("qwen2", "layer_types", ["chunked_attention"] * 4),
+        ("qwen2", "use_mrope", True),
+        ("qwen3_moe", "decoder_sparse_step", 2),
+        ("qwen3_moe", "mlp_only_layers", [1]),
+        ("qwen3_moe", "max_window_layers", 2),
+        ("gemma", "use_bidirectional_attention", True),
+        ("gemma3_text", "attn_logit_softcapping", 50.0),
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("gpt2", "add_cross_attention", True),
+        ("mixtral", "router_jitter_noise", 0.1),
+    ],
+)
+def test_an_option_that_is_not_supported_is_named(name, key, value):
+    assert key in refused(CONFIGS[name] | {key: value})
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"rope_type": "proportional", "factor": 2.0},
+        {"rope_type": "linear"},
+        {"rope_type": "linear", "factor": 0.5},
+        {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 7},
+        {"rope_type": "yarn", "factor": 2.0, "truncate": False},
+        {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 2.0]},
+        {"rope_type": "default", "partial_rotary_factor": 0.5},
+    ],
+)
+def test_a_rope_that_is_not_supported_is_refused(part):
+    refused(CONFIGS["llama"] | {"rope_scaling": part})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_whatever_a_key_holds_the_answer_is_a_spec_or_one_line(name):
+    family, values = find(CONFIGS[name]), CONFIGS[name]
+    odd = [None, True, -1, 0, 1, 3, 0.5, "x", "", [], [1], {}, {"a": 1}, 1e400, -1e400, 10**400]
+    for key in {key.theirs for key in family.keys} | set(values):
+        for value in [*odd, float("nan")]:
+            changed = values | {key: value}
+            try:
+                assert isinstance(family.spec(changed), ModelSpec)
+            except CheckpointError as error:
+                assert "\n" not in str(error) and len(str(error)) < 300, changed
+
+
+def test_windows_are_of_the_layers_that_have_them():
+    specs = {name: find(values).spec(values) for name, values in CONFIGS.items()}
+    assert specs["mistral"].window == Window(size=5)
+    assert specs["qwen2"].window == Window(size=5, full=(0, 1))
+    assert specs["qwen3"].window == Window(size=5, full=(1, 3))
+    assert specs["gemma2"].window == Window(size=5, full=(1, 3))
+    assert specs["gemma3_text"].window == Window(size=5, full=(2,))
+    plain = CONFIGS["qwen2"] | {"use_sliding_window": False}
+    assert FAMILIES["qwen2"].spec(plain).window == Window()
+    absent = {key: v for key, v in CONFIGS["mistral"].items() if key != "sliding_window"}
+    assert FAMILIES["mistral"].spec(absent).window.size == 4096
+    assert FAMILIES["mistral"].spec(absent | {"sliding_window": None}).window.size == 0
+
+
+def test_older_names_of_a_scaling_are_known():
+    part = CONFIGS["phi3"]["rope_scaling"] | {"type": "su"}
+    spec = FAMILIES["phi3"].spec(CONFIGS["phi3"] | {"rope_scaling": part})
+    assert spec.rope.scaling == "longrope" and spec.rope.original_length == 16
+    spec = FAMILIES["llama"].spec(CONFIGS["llama"] | {"rope_scaling": {"type": "default"}})
+    assert spec.rope == Rope(theta=500.0)
+
+
+def test_an_unknown_model_type_gets_the_known_ones():
+    for values in ({}, {"model_type": None}, {"model_type": "rwkv"}, {"model_type": ["llama"]}):
+        with pytest.raises(CheckpointError, match="known are gemma, .*qwen3_moe") as error:
+            find(values)
+        assert error.value.code == 4
+
+
+def test_what_is_not_followed_on_purpose_gets_a_line():
+    assert notes(CONFIGS["llama"]) == []
+    drops, code = notes(HUB[0]), notes(HUB[8])
+    assert [line.partition("=")[0] for line in drops] == ["attn_pdrop", "embd_pdrop", "resid_pdrop"]
+    assert len(code) == 1 and "auto_map" in code[0]
