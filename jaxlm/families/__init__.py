@@ -24,6 +24,7 @@ from jaxlm.families import (
 )
 from jaxlm.families.config import TRAINING, brief
 from jaxlm.families.family import Family
+from jaxlm.families.rope import USED
 from jaxlm.models.spec import Experts, ModelSpec, Rope, Window
 
 FAMILIES: dict[str, Family] = {
@@ -48,16 +49,6 @@ FAMILIES: dict[str, Family] = {
 
 FREE = ("dropout", "init_scale", "remat", "attention", "unroll")
 """Fields of a spec that change no logit."""
-
-USED: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "linear": ("factor",),
-    "dynamic": ("factor", "original_length"),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_length"),
-    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "original_length"),
-    "longrope": ("attention_factor", "short", "long", "original_length"),
-}
-"""Fields of Rope that each scaling reads, beside theta, local_theta and share."""
 
 
 def find(values: Mapping[str, Any], where: str = "config.json") -> Family:

@@ -211,7 +211,7 @@ class Config:
 
 HUGE = 1e15
 """No value is so large; NaN and infinity are."""
-LIMITS = {"layers": 4096, "experts.count": 4096}
+LIMITS = {"layers": 1024, "experts.count": 1024}
 """What a table is expanded over must not be absurd."""
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _DEFAULTS = ModelSpec().model_dump()
@@ -231,8 +231,10 @@ def read_keys(config: Config, keys: Iterable[Key]) -> Fields:
         if config.is_null(key.theirs) and own:
             raise config.error(key.theirs, "is null; write a value")
         absent = own if key.default is None or config.is_null(key.theirs) else key.default
-        fields[key.ours] = config.get(key.theirs, absent)
-        if key.ours in LIMITS and fields[key.ours] > LIMITS[key.ours]:
+        fields[key.ours] = value = config.get(key.theirs, absent)
+        if type(value) is int and value < 1 and key.theirs in config:
+            raise config.error(key.theirs, "is not a size")
+        if key.ours in LIMITS and value > LIMITS[key.ours]:
             raise config.error(key.theirs, f"is more than {LIMITS[key.ours]}")
     return fields
 
@@ -280,9 +282,10 @@ def build(config: Config, keys: Iterable[Key], fields: Fields) -> ModelSpec:
         shown = f"{theirs}: " if theirs else ""
         what = first["msg"].removeprefix("Value error, ")
         raise CheckpointError(config.where, f"{shown}{what}") from None
-    for key in keys:
-        if key.ours in ("vocab", "max_length") and not value_of(spec, key.ours):
-            raise config.error(key.theirs, "is not a size")
+    turning = int(spec.head_dim * spec.rope.share)
+    if spec.positions == "rope" and (turning < 2 or turning % 2):
+        what = f"{turning} of the {spec.head_dim} dimensions of a head turn; an even number can"
+        raise CheckpointError(config.where, what)
     return spec
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxlm.families import llama
-from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
+from jaxlm.families.config import Config, Fields, Key, read_activation, read_keys, their_activation
 from jaxlm.families.family import Family
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import read_rope, write_rope
@@ -18,6 +18,7 @@ KEYS = (
     Key("num_attention_heads", "heads", 32),
     Key("num_key_value_heads", "kv_heads", 4),
     Key("head_dim", "head_dim"),
+    Key("num_experts", "experts.count", 128),
     Key("num_experts_per_tok", "experts.chosen", 8),
     Key("norm_topk_prob", "experts.normalized", False),
     Key("max_position_embeddings", "max_length", 32768),
@@ -58,7 +59,10 @@ def fields(config: Config, known: Fields) -> Fields:
     config.any("intermediate_size")  # of layers without experts, which there are none of
     bias = config.get("attention_bias", False)
     found: Fields = {"norm.qk": "head", "bias.qkv": bias, "bias.out": bias}
-    found["experts.count"] = config.get("num_experts", config.get("num_local_experts", 128))
+    if "num_local_experts" in config:  # what transformers 5 writes
+        found |= read_keys(config, [Key("num_local_experts", "experts.count")])
+        if config.get("num_experts", found["experts.count"]) != found["experts.count"]:
+            raise config.error("num_local_experts", "is not num_experts; remove one of them")
     found |= window(size if on else 0, [True])
     found |= read_activation(config, "hidden_act", "silu")
     return found | read_rope(config, known["max_length"])
@@ -67,7 +71,6 @@ def fields(config: Config, known: Fields) -> Fields:
 def others(spec: ModelSpec) -> dict[str, Any]:
     """The keys of `fields`."""
     return {
-        "num_experts": spec.experts.count,
         "intermediate_size": spec.mlp,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],

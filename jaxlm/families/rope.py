@@ -45,40 +45,31 @@ def read_rope(config: Config, length: int, dialect: Dialect = PLAIN) -> Fields:
 
     length: the file's max_position_embeddings.
     """
-    older, newer = config.part("rope_scaling"), config.part("rope_parameters")
-    beside = _beside(config, dialect)
-    found = [_parsed(part, length, dialect, beside) for part in (older, newer) if part]
-    if older and newer and found[0] != found[1]:
-        raise config.error("rope_scaling", "says other than rope_parameters; remove one of them")
-    return found[0] if found else _parsed(Config({}), length, dialect, beside)
+    return _agreed(config, config.part("rope_parameters"), length, dialect)
 
 
 def read_layered(config: Config, length: int, dialect: Dialect, local_key: str) -> Fields:
     """The same, of a family with another base in layers with a window. Both bases are set."""
-    newer, beside = config.part("rope_parameters"), _beside(config, dialect)
-    parts = {kind: newer.part(kind) if newer else None for kind in (FULL, SLIDING)}
-    older = config.part("rope_scaling")
-    found = [_parsed(part, length, dialect, beside) for part in (older, parts[FULL]) if part]
-    if len(found) == 2 and found[0] != found[1]:
-        raise config.error("rope_scaling", "says other than rope_parameters; remove one of them")
-    fields = found[0] if found else _parsed(Config({}), length, dialect, beside)
-    local = config.get(local_key, 0.0)
-    near = parts[SLIDING]
+    newer = config.part("rope_parameters")
+    full, near = (newer.part(kind) if newer else None for kind in (FULL, SLIDING))
+    fields = _agreed(config, full, length, dialect)
+    beside = _positive(config, local_key)
+    local = beside or LOCAL_THETA
     if near:
         if (kind := _kind(near)) != "default":
             raise near.error("rope_type", f"is not supported in layers with a window: {kind}")
-        theta = near.get("rope_theta", local or LOCAL_THETA)
-        if local and theta != local:
-            raise near.error("rope_theta", f"is not {local_key}={local}")
-        local = theta
-    return fields | {"rope.local_theta": local or LOCAL_THETA}
+        local = _positive(near, "rope_theta") or local
+    if beside and local != beside:
+        raise config.error(local_key, f"is not rope_theta={local} of {SLIDING}")
+    return fields | {"rope.local_theta": local}
 
 
 def write_rope(spec: ModelSpec, dialect: Dialect = PLAIN) -> dict[str, Any]:
     """The keys of both dialects."""
     rope = spec.rope
     scaling = _scaling(rope, dialect)
-    newer: dict[str, Any] = {"rope_type": "default"} | _renamed(scaling)
+    newer: dict[str, Any] = {"rope_type": "default"}
+    newer |= {"rope_type" if key == "type" else key: value for key, value in scaling.items()}
     newer["rope_theta"] = rope.theta
     if rope.scaling in ("llama3", "yarn", "longrope"):
         newer["original_max_position_embeddings"] = rope.original_length
@@ -109,12 +100,26 @@ class _Beside(NamedTuple):
     original: int
 
 
-def _beside(config: Config, dialect: Dialect) -> _Beside:
-    share = config.get(dialect.share_key, 0.0) if dialect.share_key else 0.0
-    key = dialect.original_key
-    return _Beside(
-        config.get(dialect.theta_key, 0.0), share, config.get(key, dialect.original) if key else 0
+def _agreed(config: Config, newer: Config | None, length: int, dialect: Dialect) -> Fields:
+    """What rope_scaling and the newer object say, or the one that is there."""
+    beside = _Beside(
+        _positive(config, dialect.theta_key),
+        _positive(config, dialect.share_key) if dialect.share_key else 0.0,
+        config.get(dialect.original_key, dialect.original) if dialect.original_key else 0,
     )
+    parts = [part for part in (config.part("rope_scaling"), newer) if part]
+    found = [_parsed(part, length, dialect, beside) for part in parts or [Config({})]]
+    if found[0] != found[-1]:
+        raise config.error("rope_scaling", "says other than rope_parameters; remove one of them")
+    return found[0]
+
+
+def _positive(config: Config, key: str) -> float:
+    """A base or a share; 0 when absent."""
+    value = config.get(key, 0.0)
+    if value <= 0 and key in config:
+        raise config.error(key, "is not positive")
+    return value
 
 
 def _kind(part: Config) -> str:
@@ -123,30 +128,31 @@ def _kind(part: Config) -> str:
 
 
 def _parsed(part: Config, length: int, dialect: Dialect, beside: _Beside) -> Fields:
-    theta = part.get("rope_theta", beside.theta or dialect.theta)
+    """rope.* of one object."""
+    theta = _positive(part, "rope_theta") or beside.theta or dialect.theta
     if beside.theta and theta != beside.theta:
         raise part.error("rope_theta", f"is not {dialect.theta_key}={beside.theta} beside it")
-    fields: Fields = {"rope.theta": theta}
-    share = part.get("partial_rotary_factor", beside.share or dialect.share)
+    share = _positive(part, "partial_rotary_factor") or beside.share or dialect.share
     if beside.share and share != beside.share:
         raise part.error("partial_rotary_factor", f"is not {dialect.share_key}={beside.share}")
     if not dialect.share_key and share != 1.0:
         raise part.error("partial_rotary_factor", "is not supported in this family")
-    fields["rope.share"] = share
-    part.any("type")
+    fields: Fields = {"rope.theta": theta, "rope.share": share}
     kind = _kind(part)
     kind = "longrope" if kind in dialect.renamed else kind
     if kind == "default":
         return fields
     if kind not in dialect.kinds:
-        known = ", ".join(("default", *dialect.kinds))
         key = "rope_type" if "rope_type" in part else "type"
+        known = ", ".join(("default", *dialect.kinds))
         raise part.error(key, f"is not supported; known are {known}")
+    if theta <= 1:
+        raise part.error("rope_theta", f"is {theta}; a base that is stretched is over 1")
     original = part.get("original_max_position_embeddings", beside.original or length)
     if beside.original and original != beside.original:
         what = f"is not {dialect.original_key}={beside.original} beside it"
         raise part.error("original_max_position_embeddings", what)
-    if original < 1:
+    if original < 2:
         raise part.error("original_max_position_embeddings", "is not a length")
     return fields | {"rope.scaling": kind} | READERS[kind](part, length, original)
 
@@ -174,8 +180,15 @@ def _dynamic(part: Config, length: int, original: int) -> Fields:
 
 def _llama3(part: Config, length: int, original: int) -> Fields:
     names = ("factor", "low_freq_factor", "high_freq_factor")
-    fields: Fields = {f"rope.{name}": part.need(name, float) for name in names}
-    return fields | {"rope.original_length": original}
+    factor, low, high = (part.need(name, float) for name in names)
+    if high <= low:
+        raise part.error("high_freq_factor", f"is not more than low_freq_factor={low}")
+    return {
+        "rope.factor": factor,
+        "rope.low_freq_factor": low,
+        "rope.high_freq_factor": high,
+        "rope.original_length": original,
+    }
 
 
 def _yarn(part: Config, length: int, original: int) -> Fields:
@@ -216,31 +229,33 @@ READERS: dict[str, Callable[[Config, int, int], Fields]] = {
 }
 """Of each scaling: (its object, the file's length, the trained length) -> fields."""
 
-WRITTEN = {
+USED: dict[str, tuple[str, ...]] = {
     "none": (),
     "linear": ("factor",),
-    "dynamic": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor"),
-    "longrope": ("attention_factor",),
+    "dynamic": ("factor", "original_length"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_length"),
+    "yarn": ("factor", "beta_fast", "beta_slow", "attention_factor", "original_length"),
+    "longrope": ("attention_factor", "short", "long", "original_length"),
 }
-"""Fields of Rope that export writes under the same name; an attention_factor of 0 is left out."""
+"""Fields of Rope that each scaling reads, beside theta, local_theta and share."""
+
+RENAMED = {
+    "short": "short_factor",
+    "long": "long_factor",
+    "original_length": "original_max_position_embeddings",
+}
+"""Of those, the ones that config.json calls otherwise."""
 
 
 def _scaling(rope: Rope, dialect: Dialect) -> dict[str, Any]:
-    """rope_scaling, empty without one."""
+    """rope_scaling, empty without one. An attention_factor of 0 is left out."""
     if rope.scaling == "none":
         return {}
-    plain = rope.scaling in ("linear", "dynamic", "longrope")
-    found: dict[str, Any] = {"type" if plain else "rope_type": rope.scaling}
-    found |= {name: getattr(rope, name) for name in WRITTEN[rope.scaling] if getattr(rope, name)}
-    if rope.scaling == "longrope":
-        found |= {"short_factor": list(rope.short), "long_factor": list(rope.long)}
-    if rope.scaling in ("llama3", "yarn", "longrope") and not dialect.original_key:
-        found["original_max_position_embeddings"] = rope.original_length
+    oldest = rope.scaling in ("linear", "dynamic", "longrope")  # readers that want `type`
+    found: dict[str, Any] = {"type" if oldest else "rope_type": rope.scaling}
+    beside = rope.scaling == "dynamic" or dialect.original_key
+    for name in USED[rope.scaling]:
+        value = getattr(rope, name)
+        if value and not (name == "original_length" and beside):
+            found[RENAMED.get(name, name)] = list(value) if isinstance(value, tuple) else value
     return found
-
-
-def _renamed(scaling: dict[str, Any]) -> dict[str, Any]:
-    """The same object in the newer dialect, which has `rope_type` for `type`."""
-    return {"rope_type" if key == "type" else key: value for key, value in scaling.items()}

@@ -17,8 +17,12 @@ def window(size: int, sliding: Sequence[bool]) -> Fields:
 
 def read_size(config: Config, default: int) -> int:
     """sliding_window; null is none, absent is the family's default."""
-    absent = 0 if config.is_null("sliding_window") else default
-    return config.get("sliding_window", absent)
+    if "sliding_window" not in config:
+        return 0 if config.is_null("sliding_window") else default
+    size = config.get("sliding_window", 0)
+    if size < 1:
+        raise config.error("sliding_window", "is not a width; write null for no window")
+    return size
 
 
 def read_types(config: Config, layers: int, otherwise: Sequence[bool]) -> Sequence[bool]:

@@ -84,6 +84,11 @@ def test_a_key_that_nobody_reads_is_named_unless_it_is_empty():
         ("gpt2", "scale_attn_by_inverse_layer_idx", True),
         ("gpt2", "add_cross_attention", True),
         ("mixtral", "router_jitter_noise", 0.1),
+        ("mixtral", "num_local_experts", 0),
+        ("qwen3_moe", "num_local_experts", 5),
+        ("mistral", "sliding_window", 0),
+        ("gpt2", "n_inner", 0),
+        ("llama", "rope_theta", 0.0),
     ],
 )
 def test_an_option_that_is_not_supported_is_named(name, key, value):
@@ -100,23 +105,33 @@ def test_an_option_that_is_not_supported_is_named(name, key, value):
         {"rope_type": "yarn", "factor": 2.0, "truncate": False},
         {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 2.0]},
         {"rope_type": "default", "partial_rotary_factor": 0.5},
+        {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0},
     ],
 )
 def test_a_rope_that_is_not_supported_is_refused(part):
     refused(CONFIGS["llama"] | {"rope_scaling": part})
 
 
+ODD = [None, True, -1, 0, 1, 3, 0.5, "x", "", [], [1], {}, {"a": 1}, 10**400, 1e400, float("nan")]
+
+
+def spoiled(values):
+    """The same with one value, here or in a part, that is odd."""
+    for key, value in values.items():
+        yield from (values | {key: odd} for odd in ODD)
+        if isinstance(value, dict):
+            yield from (values | {key: part} for part in spoiled(value))
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_whatever_a_key_holds_the_answer_is_a_spec_or_one_line(name):
-    family, values = find(CONFIGS[name]), CONFIGS[name]
-    odd = [None, True, -1, 0, 1, 3, 0.5, "x", "", [], [1], {}, {"a": 1}, 1e400, -1e400, 10**400]
-    for key in {key.theirs for key in family.keys} | set(values):
-        for value in [*odd, float("nan")]:
-            changed = values | {key: value}
-            try:
-                assert isinstance(family.spec(changed), ModelSpec)
-            except CheckpointError as error:
-                assert "\n" not in str(error) and len(str(error)) < 300, changed
+    family = find(CONFIGS[name])
+    newer = {k: v for k, v in family.config(family.spec(CONFIGS[name])).items() if k not in OLDER}
+    for values in (*spoiled(CONFIGS[name]), *spoiled(newer)):
+        try:
+            assert isinstance(family.spec(values), ModelSpec)
+        except CheckpointError as error:
+            assert "\n" not in str(error) and len(str(error)) < 300, values
 
 
 def test_windows_are_of_the_layers_that_have_them():
@@ -131,6 +146,12 @@ def test_windows_are_of_the_layers_that_have_them():
     absent = {key: v for key, v in CONFIGS["mistral"].items() if key != "sliding_window"}
     assert FAMILIES["mistral"].spec(absent).window.size == 4096
     assert FAMILIES["mistral"].spec(absent | {"sliding_window": None}).window.size == 0
+
+
+def test_an_odd_number_of_turning_dimensions_is_refused():
+    assert "3 of the 8 dimensions" in refused(CONFIGS["gpt_neox"] | {"rotary_pct": 0.4})
+    odd = CONFIGS["gpt2"] | {"n_embd": 36, "n_head": 12}
+    assert FAMILIES["gpt2"].spec(odd).head_dim == 3
 
 
 def test_older_names_of_a_scaling_are_known():
