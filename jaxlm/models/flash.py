@@ -1,6 +1,6 @@
 """Attention in blocks, in plain jnp, for every device: memory grows with L, not with L^2.
 
-Scores of one block at a time, computed again in the backward pass (Dao et al. 2022, Alg. 1 and 4).
+Scores of 128 queries at a time, computed again in the backward pass (Dao et al. 2022, Alg. 1, 4).
 Blocks above the causal diagonal are never computed. On a CPU a few heads at a time, so that a
 block's scores stay in the cache: half the time of all heads at once, and a fraction of the memory.
 """
@@ -8,7 +8,7 @@ block's scores stay in the cache: half the time of all heads at once, and a frac
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,62 +68,120 @@ def _attend(how: Scores, head: tuple[Array, ...]) -> tuple[Array, Array]:
     Returns y like q, and the logarithm of each query's sum of powers [G, L, 1] float32.
     """
     q, k, v, segments = head
-    outs, lses = [], []
-    for rows, cols in _spans(q.shape[1], how):
-        scores, _ = _scores(q, k, segments, rows, cols, how)
+
+    def block(cols: slice, none: None, q: Array, at: Array, own: Array) -> tuple[None, Any]:
+        scores, _ = _scores(q, k[cols], at[0], _places(cols), own[0], segments[cols], how)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = weights.sum(-1, keepdims=True)
-        y = jnp.einsum("gls,sh->glh", weights.astype(v.dtype), v[cols])
-        outs.append((y / total).astype(q.dtype))
-        lses.append(top + jnp.log(total))
-    return jnp.concatenate(outs, axis=1), jnp.concatenate(lses, axis=1)
+        y = _product("gls,sh->glh", weights.astype(v.dtype), v[cols]) / total
+        return none, (y.astype(q.dtype), top + jnp.log(total))
+
+    rows = q, jnp.arange(q.shape[1])[None], segments[None]
+    found = [
+        span.over(partial(block, span.cols), None, *rows)[1] for span in _spans(q.shape[1], how)
+    ]
+    y, lse = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return y, lse
 
 
 def _gradients(how: Scores, head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
     """dq, dk, dv of one kv head of one row; dk and dv are summed in float32."""
     q, k, v, segments, y, lse, dy = head
     delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
-    dqs = []
-    # Kept [H, L]: then the narrow operand of these products is transposed, and not the scores.
-    dk = dv = jnp.zeros(k.shape[::-1], jnp.float32)
-    for rows, cols in _spans(q.shape[1], how):
-        scores, slope = _scores(q, k, segments, rows, cols, how)
-        weights = jnp.exp(scores - lse[:, rows])
-        dweights = jnp.einsum("glh,sh->gls", dy[:, rows], v[cols]).astype(jnp.float32)
-        dscores = weights * (dweights - delta[:, rows]) * slope
+
+    def block(cols: slice, carry: Any, *rows: Array) -> tuple[Any, Array]:
+        q, dy, lse, delta, at, own = rows
+        scores, slope = _scores(q, k[cols], at[0], _places(cols), own[0], segments[cols], how)
+        weights = jnp.exp(scores - lse)
+        dweights = _product("glh,sh->gls", dy, v[cols])
+        dscores = weights * (dweights - delta) * slope
         dscores = (dscores * how.scale).astype(q.dtype)
-        dqs.append(jnp.einsum("gls,sh->glh", dscores, k[cols]))
-        dvs = jnp.einsum("glh,gls->hs", dy[:, rows], weights.astype(v.dtype))
-        dks = jnp.einsum("glh,gls->hs", q[:, rows], dscores)
-        dv, dk = dv.at[:, cols].add(dvs.astype(dv.dtype)), dk.at[:, cols].add(dks.astype(dk.dtype))
+        dk = carry[0].at[:, cols].add(_product("glh,gls->hs", q, dscores))
+        dv = carry[1].at[:, cols].add(_product("glh,gls->hs", dy, weights.astype(v.dtype)))
+        return (dk, dv), _product("gls,sh->glh", dscores, k[cols]).astype(q.dtype)
+
+    # Kept [H, L]: then the narrow operand of these products is transposed, and not the scores.
+    carry, dqs = (jnp.zeros(k.shape[::-1], jnp.float32),) * 2, []
+    rows = q, dy, lse, delta, jnp.arange(q.shape[1])[None], segments[None]
+    for span in _spans(q.shape[1], how):
+        carry, dq = span.over(partial(block, span.cols), carry, *rows)
+        dqs.append(dq)
+    dk, dv = carry
     return jnp.concatenate(dqs, axis=1), dk.T.astype(k.dtype), dv.T.astype(v.dtype)
 
 
+def _product(axes: str, a: Array, b: Array) -> Array:
+    """float32, whatever the operands are: their sums are not rounded to 16 bits in between."""
+    if jax.default_backend() == "cpu":  # which has no such product of 16-bit operands
+        return jnp.einsum(axes, a, b).astype(jnp.float32)
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
+
+
+def _places(span: slice) -> Array:
+    return jnp.arange(span.start, span.stop)
+
+
 def _scores(
-    q: Array, k: Array, segments: Array, rows: slice, cols: slice, how: Scores
+    q: Array, k: Array, at: Array, places: Array, own: Array, segments: Array, how: Scores
 ) -> tuple[Array, Array | float]:
-    """Scores [G, l, s] float32 of one block, forbidden pairs at NEVER, and their slope."""
-    scores, slope = how.of(jnp.einsum("glh,sh->gls", q[:, rows], k[cols]))
-    may = segments[rows, None] == segments[None, cols]
-    may &= how.near(jnp.arange(rows.start, rows.stop), jnp.arange(cols.start, cols.stop))
+    """Scores [G, l, s] float32 of queries at `at` [l] in segments `own`, and their slope.
+
+    k [s, H] at `places` [s] in `segments` [s]. Forbidden pairs are at NEVER.
+    """
+    scores, slope = how.of(_product("glh,sh->gls", q, k))
+    may = (own[:, None] == segments[None]) & how.near(at, places)
     return jnp.where(may[None], scores, NEVER), slope
 
 
-def _spans(length: int, how: Scores) -> list[tuple[slice, slice]]:
-    """(queries, keys they may see) of each block."""
-    step = _block(length)
-    starts = range(0, length, step)
-    ends = [min(start + step, length) for start in starts]
-    return [
-        (slice(start, end), how.reach(start, end, length))
-        for start, end in zip(starts, ends, strict=True)
-    ]
+class _Span(NamedTuple):
+    """`count` blocks of `size` queries from `start` on, and the keys that they may see."""
+
+    start: int
+    count: int
+    size: int
+    cols: slice
+
+    def over(self, block: Callable[..., Any], carry: Any, *rows: Array) -> tuple[Any, Any]:
+        """block(carry, the block's part of each of `rows` [G, L, ...]) -> carry, parts; in turn.
+
+        Returns the last carry and the parts [G, count x size, ...].
+        """
+        rows = tuple(x[:, self.start : self.start + self.count * self.size] for x in rows)
+        if self.count == 1:
+            return block(carry, *rows)
+        cut = tuple(x.reshape(x.shape[0], self.count, self.size, *x.shape[2:]) for x in rows)
+        parts = tuple(jnp.moveaxis(x, 1, 0) for x in cut)
+        carry, found = jax.lax.scan(lambda carry, part: block(carry, *part), carry, parts)
+
+        def joined(x: Array) -> Array:
+            x = jnp.moveaxis(x, 0, 1)
+            return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+        return carry, jax.tree.map(joined, found)
+
+
+def _spans(length: int, how: Scores) -> list[_Span]:
+    """All queries of a row: sixteen spans at most, so that the program stays small."""
+    step = min(length, _block(length) * -(-length // (16 * _block(length))))
+    spans = []
+    for start in range(0, length, step):
+        end = min(start + step, length)
+        size = min(_block(length), end - start)
+        whole = (end - start) // size
+        for first, count, rows in (
+            (start, whole, size),
+            (start + whole * size, 1, (end - start) % size),
+        ):
+            if rows:
+                last = first + count * rows
+                spans.append(_Span(first, count, rows, how.reach(first, last, length)))
+    return spans
 
 
 def _block(length: int) -> int:
-    """Queries per block: sixteen blocks at most, so that the program stays small."""
-    return min(length, max(128, -(-length // 16)))
+    """Queries per block."""
+    return min(length, 128)
 
 
 def _some_at_a_time(one: Callable[..., Any], q: Array, *more: Array) -> Any:

@@ -1,4 +1,5 @@
 import itertools
+import re
 from functools import partial
 
 import jax
@@ -68,7 +69,7 @@ def exact(q, k, v, dy, segments, causal=True, scale=None, window=0, cap=0.0):
 
 @pytest.mark.parametrize(
     ("backend", "length"),
-    [("full", 21), ("chunked", 21), ("chunked", 300)],  # 300: three blocks, one of them short
+    [("full", 21), ("chunked", 21), ("chunked", 300), ("chunked", 2400)],
 )
 @pytest.mark.parametrize("segments", SEGMENTS)
 @pytest.mark.parametrize(
@@ -102,8 +103,44 @@ def test_every_way_to_score_is_the_same_in_every_backend(backend, segments, how)
 
 
 def test_blocks_outside_the_window_are_not_computed():
-    rows, cols = _spans(2048, Scores(1.0, window=128))[-1]
-    assert (rows.start, cols.start, cols.stop) == (1920, 1793, 2048)
+    start, count, size, cols = _spans(2048, Scores(1.0, window=128))[-1]
+    assert (start, count, size, cols.start, cols.stop) == (1920, 1, 128, 1793, 2048)
+
+
+@given(st.integers(1, 6000), st.sampled_from([Scores(1.0), Scores(1.0, window=300)]))
+@settings(deadline=None)
+def test_spans_hold_every_query_once_and_all_that_it_sees(length, how):
+    at, spans = 0, _spans(length, how)
+    for start, count, size, cols in spans:
+        assert start == at and size <= 128
+        at = start + count * size
+        assert cols.start <= max(0, start - how.window + 1) * bool(how.window) and cols.stop >= at
+    assert at == length and len(spans) <= 17
+
+
+def test_temporaries_grow_with_the_length_and_not_with_its_square():
+    def temporaries(length):
+        shapes = [jax.ShapeDtypeStruct((1, length, n, 16), jnp.float32) for n in (2, 1, 1)]
+        total = lambda *x: BACKENDS["chunked"](*x, None, Scores(0.25)).sum()  # noqa: E731
+        program = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*shapes).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(16384) < 5 * temporaries(4096)
+
+
+def test_in_sixteen_bits_an_accelerator_rounds_operands_and_no_sum(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    arrays = inputs(300, jnp.bfloat16)
+
+    def both(q, k, v, dy):
+        y, pullback = jax.vjp(lambda *x: BACKENDS["chunked"](*x, None, Scores(0.25)), q, k, v)
+        return y, pullback(dy)
+
+    text = jax.jit(both).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    products = re.findall(r"dot_general .*: \((.*), (.*)\) -> (\S+)", text)
+    assert len(products) >= 7
+    for a, b, y in products:
+        assert a.endswith("bf16>") and b.endswith("bf16>") and y.endswith("f32>")
 
 
 @pytest.mark.parametrize("segments", ["packed", "whole"])
