@@ -71,13 +71,13 @@ def notes(values: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def fitting(spec: ModelSpec) -> Family:
-    """The first family that can express a filled spec.
+def fitting(spec: ModelSpec, origin: str = "") -> Family:
+    """The first family that can express a filled spec; before all, the model_type it came from.
 
     Raises CheckpointError, with the first field that the nearest one has otherwise.
     """
     wanted, lost = computed(spec), {}
-    for name, family in FAMILIES.items():
+    for name, family in sorted(FAMILIES.items(), key=lambda item: item[0] != origin):
         try:
             made = computed(family.spec(family.config(wanted)))
         except CheckpointError:

@@ -42,7 +42,6 @@ TRAINING = {
     "attention_dropout",
     "attention_probs_dropout_prob",
     "attn_pdrop",
-    "classifier_dropout",
     "embd_pdrop",
     "gradient_checkpointing",
     "hidden_dropout",
@@ -69,7 +68,7 @@ RUNNING = {
 }
 """How transformers runs it: the same numbers by another way, or more of them returned."""
 
-LABELS = {"id2label", "label2id", "num_labels", "problem_type"}
+LABELS = {"classifier_dropout", "id2label", "label2id", "num_labels", "problem_type"}
 """Of classifiers."""
 
 TOKENS = {

@@ -44,6 +44,13 @@ def test_every_key_of_a_table_is_read_and_written(name):
     assert len({key.ours for key in family.keys}) == len(family.keys)
 
 
+def test_every_key_of_a_table_is_moved_off_its_default_by_a_configuration():
+    for family in FAMILIES.values():
+        mine = [one for one in CONFIGS.values() if one["model_type"] == family.model_type]
+        for key in family.keys:
+            assert any(one.get(key.theirs, key.default) != key.default for one in mine), key
+
+
 @pytest.mark.parametrize("values", HUB, ids=lambda values: values["model_type"])
 def test_old_files_are_read(values):
     spec = find(values).spec(values)
@@ -146,6 +153,14 @@ def test_windows_are_of_the_layers_that_have_them():
     absent = {key: v for key, v in CONFIGS["mistral"].items() if key != "sliding_window"}
     assert FAMILIES["mistral"].spec(absent).window.size == 4096
     assert FAMILIES["mistral"].spec(absent | {"sliding_window": None}).window.size == 0
+
+
+def test_the_exact_gelu_of_early_gemma_files_means_its_approximation():
+    for values in ({"hidden_act": "gelu"}, {"hidden_act": "gelu_new", "hidden_activation": None}):
+        assert FAMILIES["gemma"].spec(CONFIGS["gemma"] | values).activation == "gelu_tanh"
+    both = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
+    assert FAMILIES["gemma"].spec(CONFIGS["gemma"] | both).activation == "gelu_tanh"
+    assert "hidden_activation" in refused(CONFIGS["gemma"] | {"hidden_activation": "relu"})
 
 
 def test_an_odd_number_of_turning_dimensions_is_refused():

@@ -57,5 +57,13 @@ def test_what_no_family_has_is_named(changes, field):
     assert field in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_imported_model_leaves_as_what_it_was():
+    family = FAMILIES["phi3"]
+    plain = {k: v for k, v in CONFIGS["phi3 plain"].items() if k != "partial_rotary_factor"}
+    assert fitting(family.spec(plain)).model_type == "llama"
+    assert fitting(family.spec(plain), "phi3") is family
+    assert fitting(networks.spec(bias={"qkv": True}), "phi3").model_type == "qwen2"
+
+
 def test_the_table_is_by_model_type():
     assert all(name == family.model_type for name, family in FAMILIES.items())
