@@ -67,7 +67,8 @@ def notes(values: Mapping[str, Any]) -> list[str]:
         lines.append("auto_map is ignored: no code from a model's folder is run")
     for key in sorted(key for key in TRAINING if "drop" in key):
         if values.get(key):
-            lines.append(f"{key}={values[key]} is ignored: model.dropout sets what training drops")
+            what = "is ignored: model.dropout sets what training drops"
+            lines.append(f"{key}={brief(values[key])} {what}")
     return lines
 
 
@@ -76,15 +77,18 @@ def fitting(spec: ModelSpec, origin: str = "") -> Family:
 
     Raises CheckpointError, with the first field that the nearest one has otherwise.
     """
-    wanted, lost = computed(spec), {}
+    wanted, lost, refusal = computed(spec), {}, None
     for name, family in sorted(FAMILIES.items(), key=lambda item: item[0] != origin):
         try:
             made = computed(family.spec(family.config(wanted)))
-        except CheckpointError:
+        except CheckpointError as error:
+            refusal = error
             continue
         if made == wanted:
             return family
         lost[name] = _differing(wanted.model_dump(), made.model_dump())
+    if refusal and not lost:
+        raise CheckpointError("export", f"no family of Hugging Face has this model: {refusal.what}")
     nearest = min(lost, key=lambda name: len(lost[name]))
     never = [field for field in lost[nearest] if all(field in each for each in lost.values())]
     field = (never or list(lost[nearest]))[0]

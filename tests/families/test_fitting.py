@@ -49,6 +49,7 @@ def test_a_model_trained_here_leaves_as_the_family_that_computes_the_same(change
         ({"bias": {"out": True}}, "bias.out"),
         ({"rope": {"share": 0.5}, "norm": {"qk": "all"}}, "norm.qk"),
         ({"experts": {"count": 4}, "norm": {"place": "both"}}, "norm.place"),
+        ({"layers": 2000}, "2000"),
     ],
 )
 def test_what_no_family_has_is_named(changes, field):
