@@ -53,14 +53,20 @@ def run(*argv: str, devices: int = 1, **environment: str) -> tuple[int, str, str
     return process.returncode, out, err
 
 
-def cluster(count: int, *argv: str, devices: int) -> list[tuple[int, str, str]]:
-    """`run` in `count` processes that make one job of gloo, each with so many devices."""
+def cluster(
+    count: int, *argv: str, devices: int, own: tuple[tuple[str, ...], ...] = ()
+) -> list[tuple[int, str, str]]:
+    """`run` in `count` processes that make one job of gloo, each with so many devices.
+
+    own: more words for each process.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = [
         start(
             *argv,
+            *(own[index] if own else ()),
             devices=devices,
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
             JAX_NUM_PROCESSES=str(count),

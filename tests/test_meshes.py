@@ -53,3 +53,10 @@ def test_a_failure_on_one_of_two_processes_ends_both_with_its_code(tmp_path):
     ended = processes.cluster(2, *words, devices=2)
     assert [code for code, _, _ in ended] == [errors.CONFIG] * 2
     assert all("use 4 or 8" in err for _, _, err in ended)
+
+
+def test_processes_that_would_train_on_other_things_do_not_start(tmp_path):
+    words = processes.words(tmp_path, *WORDS, name="differ")
+    ended = processes.cluster(2, *words, devices=2, own=((), ("seed=1",)))
+    assert [code for code, _, _ in ended] == [errors.CLUSTER] * 2
+    assert all("process 1: has another config and data than process 0" in err for *_, err in ended)

@@ -1,4 +1,4 @@
-"""The face for people in Python: a model loaded from a run, with its tokenizer.
+"""The face for people in Python: a model loaded from a run or a Hugging Face folder.
 
 model = jaxlm.load("runs/quickstart")
 model.logits([[1, 2, 3]])
@@ -15,13 +15,15 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import CheckpointError, DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
+from jaxlm.hub import load as folders
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
+from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 
 Tokens = Sequence[Sequence[int]] | np.ndarray | Array
@@ -65,32 +67,44 @@ class Model:
         DataError for prompts that are no texts.
         """
         how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+        starts = self._prompts(prompts)
         ids: list[list[int]] = [[] for _ in prompts]
-        for tokens in self._continue(prompts, max_tokens, how):
+        for tokens in self._continue(starts, max_tokens, how):
             for row, token in zip(ids, tokens.tolist(), strict=True):
                 row.append(token)
-        return [self.tokenizer.decode(self._until_end(row)) for row in ids]
+        return [self._after(start, row) for start, row in zip(starts, ids, strict=True)]
 
     def stream(self, prompt: str, *, max_tokens: int = 64, **how: Any) -> Iterator[str]:
         """The pieces of one continuation as they come; `how` as for `generate`."""
+        starts = self._prompts([prompt])
         ids: list[int] = []
         said = ""
-        for tokens in self._continue([prompt], max_tokens, how):
+        for tokens in self._continue(starts, max_tokens, how):
             ids.append(int(tokens[0]))
-            text = self.tokenizer.decode(self._until_end(ids))
+            text = self._after(starts[0], ids)
             if text.endswith("\ufffd") and len(ids) < max_tokens:
                 continue  # the bytes of one character may come in several tokens
             yield text[len(said) :]
             said = text
 
-    def _continue(
-        self, prompts: Sequence[str], max_tokens: int, how: Mapping[str, Any]
-    ) -> Iterator[np.ndarray]:
+    def _prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids as documents begin in training: nothing that a tokenizer puts at a text's end."""
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
             raise DataError("prompts", "are a list of texts; write ['def main('] for a single one")
-        ids = [self.tokenizer.encode(prompt) for prompt in prompts]
-        rows = len(ids)
-        ids += ids[:1] * (-rows % self._layout.size("batch"))  # rows must split over the mesh
+        first = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
+        return [first + self.tokenizer.encode(text, add_special=False) for text in prompts]
+
+    def _after(self, start: list[int], ids: list[int]) -> str:
+        """The text of `ids` after a prompt: alone, a decoder may drop its first space."""
+        ids = self._until_end(ids)
+        known, whole = self.tokenizer.decode(start), self.tokenizer.decode(start + ids)
+        return whole[len(known) :] if whole.startswith(known) else self.tokenizer.decode(ids)
+
+    def _continue(
+        self, starts: list[list[int]], max_tokens: int, how: Mapping[str, Any]
+    ) -> Iterator[np.ndarray]:
+        rows = len(starts)
+        ids = starts + starts[:1] * (-rows % self._layout.size("batch"))  # they split over the mesh
         ended = np.zeros(rows, bool)
         for tokens in self._generator.tokens(self.params, ids, max_tokens=max_tokens, **how):
             yield tokens[:rows]
@@ -166,15 +180,24 @@ def _rows(tokens: Tokens) -> np.ndarray:
 
 
 def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> Model:
-    """The newest good checkpoint of a run directory.
+    """The newest good checkpoint of a run directory, or a Hugging Face folder in its own types.
 
     mesh: a mesh of ours, or sizes by axis such as {"fsdp": -1}, to shard the parameters over it; by
-    default everything lies on the first device. Raises CheckpointError for what is not a run.
+    default everything lies on the first device. Raises CheckpointError for what is neither, or is
+    damaged, DataError for a tokenizer that cannot be read.
     """
-    run = open_run(path)
     if not isinstance(mesh, Mesh):
         devices = jax.devices() if mesh else jax.devices()[:1]
         mesh = make_mesh(dict(mesh or {}), devices)
     layout = Layout(mesh)
+    if folders.is_folder(path):
+        folder, tokenizer = folders.open_folder(path), tokenizers.load(path)
+        if tokenizer.vocab > folder.spec.vocab:
+            raise CheckpointError(
+                str(path), f"its tokenizer has {tokenizer.vocab} ids, its model {folder.spec.vocab}"
+            )
+        params = folders.load_params(folder, layout)
+        return Model(params, folder.spec, tokenizer, layout, compute_dtype("auto"))
+    run = open_run(path)
     _, params = load_params(run, layout)
     return Model(params, run.spec, run.tokenizer, layout, compute_dtype(run.config.compute_dtype))

@@ -1,4 +1,7 @@
-"""A run directory opened to be used: its configuration, tokenizer, architecture and parameters."""
+"""A run directory opened to be used: its configuration, tokenizer, architecture and parameters.
+
+What a run starts from, `init`, is another run or a Hugging Face folder.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +14,15 @@ import jax.numpy as jnp
 
 from jaxlm.checkpoint import inspect
 from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.checkpoint.digest import digests
+from jaxlm.checkpoint.manifest import chain
 from jaxlm.config.load import load as load_config
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
+from jaxlm.hub import load as folders
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -42,7 +48,10 @@ def open_run(folder: str | Path) -> Run:
     """Raises CheckpointError when `folder` is not a run directory."""
     path = Path(folder)
     if not (path / "config.yaml").is_file() or not (path / "tokenizer").is_dir():
-        raise CheckpointError(str(path), "is not a run: it has no config.yaml and tokenizer/")
+        raise CheckpointError(
+            str(path),
+            "is neither a run (config.yaml and tokenizer/) nor a Hugging Face folder (config.json)",
+        )
     config = load_config(str(path / "config.yaml"), [])
     tokenizer = tokenizers.load(path / "tokenizer")
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
@@ -112,31 +121,50 @@ def frozen_params(
     _, frozen = tree.partition(want, mask)
     if not frozen:
         return {}
-    return tree.partition(base_params(config, layout, named, warn), mask)[1]
+    params, _ = base_params(config, layout, named, warn)
+    return tree.partition(params, mask)[1]
 
 
 def base_params(
-    config: RunConfig, layout: Layout, named: Base, warn: Callable[[str], None]
-) -> Params:
-    """What a run with `init` started from: every parameter in its own type, and new adapters.
+    config: RunConfig, layout: Layout, named: Base | None, warn: Callable[[str], None]
+) -> tuple[Params, Base]:
+    """What a run with `init` starts from, in `param_dtype`, with new adapters; and its name.
 
-    Adapters of `init` are merged. named: `base_name` of `init` at that time. Raises CheckpointError
-    when it is another now.
+    Adapters of `init` are merged. named: the name that it had when the run began; None takes the
+    newest step. Raises CheckpointError when it is another now, or holds nothing to start from.
     """
-    folder = config.init or ""
-    step, params = load_params(open_run(folder), layout, int(named["step"]), warn)
-    if (found := base_name(folder, step)) != named:
+    folder, dtype = config.init or "", jnp.dtype(config.param_dtype)
+    if folders.is_folder(folder):
+        params = folders.load_params(folders.open_folder(folder), layout, dtype)
+        found: Base = {"step": 0, "digest": chain({"params": digests(tree.flatten(params))[0]})}
+    else:
+        step = int(named["step"]) if named else newest(folder)
+        _, params = load_params(open_run(folder), layout, step, warn)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), lora.merge(params))
+        found = {"step": step, "digest": inspect.manifest(f"{folder}/checkpoints", step).digest}
+    if named and found != named:
         raise CheckpointError(
             folder, f"is not the base that was trained on: {found['digest']}, not {named['digest']}"
         )
-    params = jax.tree.map(lambda leaf: leaf.astype(config.param_dtype), lora.merge(params))
-    return adapted(config, layout, params)
+    return adapted(config, layout, params), found
 
 
-def base_name(folder: str, step: int) -> Base:
-    """The name of a step of the run in `folder`."""
-    found = inspect.manifest(Path(folder) / "checkpoints", step)
-    return {"step": step, "digest": found.digest}
+def newest(folder: str) -> int:
+    """The newest step of the run in `folder`. Raises CheckpointError when it has none."""
+    if not (known := inspect.steps(f"{folder}/checkpoints")):
+        raise CheckpointError(folder, "holds no checkpoint to start from; train it first")
+    return known[-1]
+
+
+def origin(folder: str) -> tuple[ModelSpec, str]:
+    """(the architecture, the folder with the tokenizer) of what `init` names.
+
+    Raises CheckpointError for what is neither a run nor a Hugging Face folder.
+    """
+    path = Path(folder).resolve()
+    if folders.is_folder(path):
+        return folders.open_folder(path).spec, str(path)
+    return open_run(path).spec, str(path / "tokenizer")
 
 
 def compute_dtype(name: str) -> Any:

@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: tokenizer, data, mesh, network, optimizer, keeper."""
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import jax
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed, tree
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.errors import ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
@@ -31,7 +32,7 @@ from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import optim
 from jaxlm.training.evaluate import Score, make_score
-from jaxlm.training.resume import steps_of
+from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
 
@@ -85,8 +86,8 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         say=voice.say,
     )
     data, held = distributed.together("data", reading)
-    if config.checkpoint.keep_best and held is None:
-        raise ConfigError("checkpoint.keep_best", "nothing is scored; set data.validation too")
+    check_best(config, scored=held is not None)
+    check_same(config, tokenizer, data, held)
     steps, rows = steps_of(config, data.rows_for)
     forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
     objective = OBJECTIVES[config.objective.type](
@@ -183,6 +184,41 @@ def check_batch(batch: int, microbatches: int, shards: int) -> None:
     lower, higher = batch // unit * unit, (batch // unit + 1) * unit
     fits = f"{lower} or {higher}" if lower else f"{higher}"
     raise ConfigError("batch", f"{batch} does not split over {over}; use {fits}")
+
+
+def check_best(config: RunConfig, *, scored: bool) -> None:
+    """Raise ConfigError when `keep_best` would look at no checkpoint, or at few of them."""
+    save, score = config.checkpoint.every, config.evaluate.every
+    if not config.checkpoint.keep_best:
+        return
+    if not scored:
+        raise ConfigError("checkpoint.keep_best", "nothing is scored; set data.validation too")
+    if not score or (save and save % score):
+        raise ConfigError(
+            "checkpoint.keep_best",
+            f"a checkpoint every {save} steps is not scored every {score} steps; "
+            f"use evaluate.every={save or config.steps}",
+        )
+
+
+def check_same(
+    config: RunConfig, tokenizer: Tokenizer, data: Dataset, held: Dataset | None
+) -> None:
+    """Raise ClusterError when a process would train on something else than process 0."""
+    facts = {
+        "config": identity(config),
+        "tokenizer": tokenizer.digest,
+        "data": data.digest,
+        "validation": held.digest if held else "",
+    }
+    found = [json.loads(each) for each in distributed.gather("same run", json.dumps(facts))]
+    for process, theirs in enumerate(found):
+        if differing := [name for name in facts if theirs[name] != found[0][name]]:
+            raise ClusterError(
+                f"process {process}",
+                f"has another {' and '.join(differing)} than process 0; give every process the "
+                "same command, files and versions",
+            )
 
 
 def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[str, Any]:

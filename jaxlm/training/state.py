@@ -2,27 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlm.checkpoint.commit import Checkpoints
-from jaxlm.checkpoint.inspect import steps as committed
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
-from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
-from jaxlm.inference.run import (
-    Base,
-    adapted,
-    base_name,
-    base_params,
-    frozen_params,
-    open_run,
-    shapes,
-)
+from jaxlm.inference.run import Base, adapted, base_params, frozen_params, origin, shapes
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params
@@ -34,25 +26,25 @@ RUNTIME = ("dropout", "remat", "attention", "unroll")
 
 
 def inherit(config: RunConfig) -> RunConfig:
-    """The configuration with the architecture and the tokenizer of `init`, when it names a run.
+    """The configuration with the architecture and the tokenizer of `init`, a run or a Hugging Face
+    folder, when it names one.
 
     Raises ConfigError for a key of `model` or `tokenizer` that is set to something else.
     """
     if not config.init:
         return config
-    base = open_run(config.init)
+    spec, path = origin(config.init)
     runtime = {key: getattr(config.model, key) for key in RUNTIME}
-    spec = base.spec.model_copy(update=runtime)
+    spec = spec.model_copy(update=runtime)
     for key in sorted(config.model.model_fields_set):
         value = getattr(config.model, key)
         left_out = value == 0 and not isinstance(value, bool)
         if not left_out and value != getattr(spec, key):
             raise ConfigError(f"model.{key}", f"comes from init={config.init}; leave it out")
-    path = str((base.folder / "tokenizer").resolve())
     tokenizer = config.tokenizer.model_copy(update={"path": path})
     if config.tokenizer.path not in (None, tokenizer.path):
         raise ConfigError("tokenizer.path", f"comes from init={config.init}; leave it out")
-    init = str(base.folder.resolve())  # a run is opened from other working directories too
+    init = str(Path(config.init).resolve())  # it is opened from other working directories too
     return config.model_copy(update={"init": init, "model": spec, "tokenizer": tokenizer})
 
 
@@ -73,8 +65,7 @@ class Keeper:
         """The state before the first step."""
         config = self.config
         if config.init:
-            self.base = newest_base(config.init)
-            params = base_params(config, self.layout, self.base, warn)
+            params, self.base = base_params(config, self.layout, None, warn)
         else:
             dtype = jnp.dtype(config.param_dtype)
             params = init_params(spec, self.layout, jax.random.key(config.seed), dtype)
@@ -134,10 +125,3 @@ class Keeper:
     def _state(self, step: int, params: Params, opt_state: Any) -> TrainState:
         whole = self.layout.sharding(())
         return TrainState(jax.device_put(jnp.int32(step), whole), params, opt_state)
-
-
-def newest_base(folder: str) -> Base:
-    """The name of the newest step of the run in `folder`: what a fresh run starts from."""
-    if not (known := committed(f"{folder}/checkpoints")):
-        raise CheckpointError(folder, "holds no checkpoint to start from; train it first")
-    return base_name(folder, known[-1])

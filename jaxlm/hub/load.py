@@ -1,0 +1,159 @@
+"""A Hugging Face folder straight into sharded arrays, tensor by tensor.
+
+Tensors stay in the file, mapped, until a device's share of a leaf is filled from them: nothing is
+ever in memory twice.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxlm import families
+from jaxlm.core import tree
+from jaxlm.core.errors import CheckpointError
+from jaxlm.core.mesh import Layout
+from jaxlm.core.tree import Params
+from jaxlm.families import names
+from jaxlm.families.family import Family
+from jaxlm.families.names import Piece
+from jaxlm.hub.tensors import Tensors, open_tensors
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import param_shapes
+
+COMPARED = 1 << 24
+"""Elements compared at a time, where a file holds a tied head twice."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A Hugging Face folder whose configuration is understood; no tensor is read yet."""
+
+    path: Path
+    config: dict[str, Any]
+    """config.json as it is."""
+    family: Family
+    spec: ModelSpec
+    notes: tuple[str, ...]
+    """A line for each thing in it that is not followed, and on purpose."""
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether `path` looks like a Hugging Face folder."""
+    return (Path(path) / "config.json").is_file()
+
+
+def open_folder(path: str | Path) -> Folder:
+    """Read config.json. Raises CheckpointError for what is missing, wrong or not supported."""
+    path, where = Path(path), Path(path) / "config.json"
+    try:
+        config = json.loads(where.read_bytes())
+    except OSError as error:
+        raise CheckpointError(str(where), f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(str(where), f"not JSON: {error}; download it again") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(str(where), "an object is meant, with keys such as model_type")
+    family = families.find(config, str(where))
+    spec = family.spec(config, str(where))
+    return Folder(path, config, family, spec, tuple(families.notes(config)))
+
+
+def load_params(folder: Folder, layout: Layout, dtype: DTypeLike | None = None) -> Params:
+    """Every parameter, on the mesh of `layout`; in the file's own types unless `dtype` says other.
+
+    Raises CheckpointError naming tensors that are missing, that no parameter takes, or that have
+    another shape than config.json gives them.
+    """
+    tensors = open_tensors(folder.path)
+    shapes = tree.flatten(param_shapes(folder.spec, layout, jnp.float32))
+    pieces, files = matched(folder, tensors, {name: leaf.shape for name, leaf in shapes.items()})
+    leaves: dict[str, dict[tuple[int, ...], Piece]] = {name: {} for name in shapes}
+    for piece in pieces:
+        leaves[piece.leaf][piece.at] = piece
+    return tree.unflatten(
+        {
+            name: _leaf(shapes[name], slices, tensors, files, dtype)
+            for name, slices in leaves.items()
+        }
+    )
+
+
+def matched(
+    folder: Folder, tensors: Tensors, shapes: dict[str, tuple[int, ...]]
+) -> tuple[list[Piece], dict[str, str]]:
+    """(the slices of every leaf, the table's name of a tensor -> the file's).
+
+    Raises CheckpointError when a leaf stays empty or a tensor is left over.
+    """
+    weights, where = folder.family.weights, str(folder.path)
+    pieces = names.expand(weights, shapes, folder.spec.vocab)
+    files = names.in_file(tensors, folder.family.prefix)
+    copies = {a: b for a, b in names.copies(weights, shapes).items() if a in files}
+    if empty := names.unfilled(pieces, shapes):
+        raise CheckpointError(where, f"{empty[0]} has no tensor in {folder.family.model_type}")
+    if lost := names.missing(pieces, files):
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise CheckpointError(
+            where, f"has no tensor {lost[0]}{more}, which config.json asks for; download it whole"
+        )
+    if left := names.unused(pieces, files, folder.family.ignored, copies):
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise CheckpointError(
+            where,
+            f"{files[left[0]]}{more} is no part of the model that config.json describes; "
+            "correct config.json or remove the tensor",
+        )
+    for copy, original in copies.items():
+        if not _same(tensors[files[copy]], tensors[files[original]]):
+            raise CheckpointError(
+                where,
+                f"{copy} differs from {original}, but tie_word_embeddings is true; set it to false",
+            )
+    return pieces, files
+
+
+def _leaf(
+    want: jax.ShapeDtypeStruct,
+    slices: dict[tuple[int, ...], Piece],
+    tensors: Tensors,
+    files: dict[str, str],
+    dtype: DTypeLike | None,
+) -> jax.Array:
+    """One leaf, device by device; devices that hold the same share one buffer."""
+    sharding: Any = want.sharding
+    depth = len(next(iter(slices)))
+    first = tensors.table[files[next(iter(slices.values())).name]].dtype
+    kind = jnp.dtype(dtype) if dtype is not None and jnp.issubdtype(first, jnp.floating) else first
+    made: dict[Any, np.ndarray] = {}
+    parts = []
+    for device, index in sharding.addressable_devices_indices_map(want.shape).items():
+        spans = [one.indices(size)[:2] for one, size in zip(index, want.shape, strict=True)]
+        key = tuple(spans)
+        if key not in made:
+            made[key] = share = np.empty([stop - start for start, stop in spans], kind)
+            inner = tuple(slice(*span) for span in spans[depth:])
+            for at, piece in slices.items():
+                if all(start <= i < stop for i, (start, stop) in zip(at, spans, strict=False)):
+                    to = tuple(i - start for i, (start, _) in zip(at, spans, strict=False))
+                    tensor = tensors[files[piece.name]]
+                    share[to] = names.read(piece, tensor, want.shape[depth:], inner)
+        parts.append(jax.device_put(made[key], device))
+    return jax.make_array_from_single_device_arrays(want.shape, sharding, parts)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    rows = max(1, COMPARED // max(1, int(np.prod(a.shape[1:]))))
+    bits = (x.view(f"u{x.dtype.itemsize}") for x in (a, b))
+    first, second = bits
+    return all(
+        np.array_equal(first[at : at + rows], second[at : at + rows])
+        for at in range(0, a.shape[0], rows)
+    )

@@ -1,0 +1,141 @@
+"""A model written as a Hugging Face folder: whole under its name, or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxlm import families
+from jaxlm.core import tree
+from jaxlm.core.errors import CheckpointError, ConfigError, StorageError
+from jaxlm.core.tree import Params
+from jaxlm.families import names
+from jaxlm.families.family import Family
+from jaxlm.families.names import Piece
+from jaxlm.hub.shards import Lazy, write_tensors
+from jaxlm.models.spec import ModelSpec
+from jaxlm.text.tokenizer import Tokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""Types that weights may be written in."""
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def save(
+    out: str | Path,
+    params: Params,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int,
+    config: Mapping[str, Any] | None = None,
+    card: str = "",
+) -> Family:
+    """Write config.json, generation_config.json, weights, tokenizer and README.md into `out`.
+
+    dtype: of the weights; their own by default. config: the config.json that the model came with,
+    whose family and other keys stay. card: the text of README.md. Raises ConfigError when `out`
+    exists or the type is none of DTYPES, CheckpointError when no family has this architecture,
+    StorageError when the disk is full.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(str(out), "exists; name a folder that does not")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError("--dtype", f"{dtype!r} is no type of weights; use {', '.join(DTYPES)}")
+    family = families.find(config) if config else families.fitting(spec)
+    tensors = lazy(params, spec, family, dtype)
+    kind = dtype or _widest(tensors)
+    with _whole(out) as folder:
+        _write(folder / "config.json", _config(config, family, spec, tokenizer, kind))
+        _write(folder / "generation_config.json", _generation(tokenizer))
+        tokenizer.save(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
+    return family
+
+
+def lazy(
+    params: Params, spec: ModelSpec, family: Family, dtype: DTypeLike | None = None
+) -> dict[str, Lazy]:
+    """Each tensor of the family, made from the parameters when its turn comes."""
+    leaves = tree.flatten(params)
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    pieces = names.expand(family.weights, shapes, spec.vocab)
+    if lost := names.unfilled(pieces, shapes):
+        raise CheckpointError("export", f"{lost[0]} has no place in {family.model_type}")
+    return {name: _tensor(parts, leaves, dtype) for name, parts in names.tensors(pieces).items()}
+
+
+def _tensor(pieces: list[Piece], leaves: dict[str, jax.Array], dtype: DTypeLike | None) -> Lazy:
+    kind = np.dtype(jnp.dtype(dtype or leaves[pieces[0].leaf].dtype))
+
+    def make() -> np.ndarray:
+        slices = [np.asarray(leaves[piece.leaf][piece.at]) for piece in pieces]
+        return names.write(pieces, slices).astype(kind, copy=False)
+
+    return Lazy(names.their_shape(pieces[0]), kind, make)
+
+
+def _widest(tensors: Mapping[str, Lazy]) -> str:
+    """The type that most bytes have: what config.json names."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype.name] = sizes.get(tensor.dtype.name, 0) + tensor.nbytes
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def _config(
+    given: Mapping[str, Any] | None,
+    family: Family,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    kind: str,
+) -> dict[str, Any]:
+    """config.json: as it came, with what may have changed; or of the spec alone."""
+    if given:
+        made = {**given, "vocab_size": spec.vocab}
+        made.pop("auto_map", None)
+    else:
+        made = {**family.config(spec), **_ids(tokenizer)}
+    named = [key for key in ("torch_dtype", "dtype") if key in made]
+    return made | dict.fromkeys(named or ["torch_dtype", "dtype"], kind)
+
+
+def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {"_from_model_config": False, **_ids(tokenizer)}
+
+
+def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    found = zip(IDS, (tokenizer.bos, tokenizer.eos, tokenizer.pad), strict=True)
+    return {key: value for key, value in found if value is not None}
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _whole(out: Path) -> Any:
+    """A folder beside `out` that gets its name when everything is in it, and goes if not."""
+    temporary = out.with_name(f".{out.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(out)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(str(out), f"{error.strerror}; make room or name another disk") from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
