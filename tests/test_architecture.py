@@ -24,7 +24,7 @@ ARROWS = {
     "families": {"core", "models.spec"},
     "hub": {"core", "families", "models", "text"},
     "observe": {"core"},
-    "inference": {"core", "checkpoint", "config", "hub", "models", "text"},
+    "inference": {"core", "checkpoint", "config", "families", "hub", "models", "text"},
     "plan": {"core", "models", "training.step"},
     "training.step": {"core", "objectives.base"},
     "training.optim": {"core", "config.optimizers"},

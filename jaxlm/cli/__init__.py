@@ -17,15 +17,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from jaxlm import __version__
+from jaxlm.cli.convert import app as convert_app
+from jaxlm.cli.setup import EXIT_CODES, start
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
-
-EXIT_CODES = (
-    "Exit codes: 0 done, or nothing left to do; 1 internal error; 2 configuration or command line; "
-    "3 data; 4 checkpoint, weights, owned run or failed verification; 5 numeric; 6 cluster; "
-    "7 storage; 8 out of memory; 75 stopped by a signal and saved, run again to continue; "
-    "124 watchdog; 130 interrupted twice. --debug anywhere on the line shows the traceback."
-)
 
 app = typer.Typer(
     name="jaxlm",
@@ -40,6 +35,7 @@ data_app = typer.Typer(help="Look at the data as the model sees it.", no_args_is
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
 app.add_typer(checkpoint_app, name="checkpoint", epilog=EXIT_CODES)
 app.add_typer(data_app, name="data", epilog=EXIT_CODES)
+app.add_typer(convert_app, name="convert", epilog=EXIT_CODES)
 
 Arguments = Annotated[
     list[str] | None,
@@ -51,6 +47,9 @@ Arguments = Annotated[
     ),
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, for example runs/run.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run's folder, or a Hugging Face folder.")
+]
 Platform = Annotated[
     str | None,
     typer.Option(help="auto, cpu, gpu or tpu; the run's own by default.", show_default=False),
@@ -96,7 +95,7 @@ def train(
 
 @app.command(epilog=EXIT_CODES)
 def generate(
-    run: Run,
+    run: Model,
     prompt: Annotated[str, typer.Option(help="The text to continue.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
@@ -110,7 +109,7 @@ def generate(
     platform: Platform = None,
 ) -> None:
     """Continue a prompt with a trained model, writing as it goes."""
-    _start(platform or _platform_of(run))
+    start(platform or _platform_of(run))
     from jaxlm.inference import model
 
     loaded = model.load(run)
@@ -137,7 +136,7 @@ def evaluate(
     platform: Platform = None,
 ) -> None:
     """Score a run's newest checkpoint on its validation data."""
-    _start(platform or _platform_of(run))
+    start(platform or _platform_of(run))
     from jaxlm.training.evaluate import evaluate_run
 
     for name, value in evaluate_run(run, batches).items():
@@ -217,7 +216,7 @@ def checkpoint_verify(
     step: Annotated[int | None, typer.Option(help="The step; the newest by default.")] = None,
 ) -> None:
     """Read a checkpoint whole and compare every file and tensor with its digest."""
-    _start("cpu")
+    start("cpu")
     from jaxlm.checkpoint import inspect
 
     found = inspect.verify(f"{run}/checkpoints", step)
@@ -243,7 +242,7 @@ def data_inspect(
     from jaxlm.config.load import load
 
     config = load(*_split(arguments))
-    _start("cpu")
+    start("cpu")
     from jaxlm.data import inspect, pipeline
     from jaxlm.observe.progress import Progress
     from jaxlm.training.assemble import get_tokenizer
@@ -370,11 +369,3 @@ def _platform_of(run: str) -> str:
 
     config = os.path.join(run, "config.yaml")
     return load(config).platform if os.path.isfile(config) else "auto"
-
-
-def _start(platform: str) -> None:
-    """Choose where jax computes and where it keeps compiled programs, before it is imported."""
-    from jaxlm.core.platform import choose_platform, use_compile_cache
-
-    choose_platform(platform)
-    use_compile_cache()
