@@ -101,8 +101,9 @@ def _is_alive(path: Path, before: Owner | None, held: bool, watch: float) -> boo
     if before.ended is not None and not held:
         return False
     if before.host == socket.gethostname():
-        # With the lock in hand the owner is dead, unless this disk has no locks.
-        return _born(before.pid) == before.born
+        # With the lock in hand the owner is dead, unless this disk has no locks. Without it, it may
+        # live in another container of the same name, where its number is another's.
+        return _born(before.pid) == before.born or (held and _changes(path, watch))
     return held or _changes(path, watch)
 
 

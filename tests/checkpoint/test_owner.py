@@ -1,8 +1,10 @@
 """One run writes to a directory; a dead one's is taken over."""
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,7 +87,7 @@ def test_orphans_of_a_dead_owner_do_not_hold_it(tmp_path, holder):
     first.wait()
     try:
         os.kill(orphan, 0)  # it lives, with the lock it inherited
-        with own(tmp_path) as mine, pytest.raises(CheckpointError), own(tmp_path):
+        with own(tmp_path, watch=0.2) as mine, pytest.raises(CheckpointError), own(tmp_path):
             assert mine.pid == os.getpid()
     finally:
         os.kill(orphan, signal.SIGKILL)
@@ -122,6 +124,19 @@ def test_a_foreign_host_is_watched(tmp_path, monkeypatch, alive):
     else:
         with own(tmp_path, watch=0.05) as mine:
             assert mine.run == "abc"
+
+
+def test_a_locked_run_of_a_container_with_this_name_is_watched_too(tmp_path, monkeypatch):
+    """Its process number says nothing here; its file changes while it lives."""
+    gone = {"pid": 2**22 + 1, "host": socket.gethostname(), "born": "1", "run": "abc"}
+    path = tmp_path / "owner"
+    path.write_text(json.dumps({**gone, "started": "then"}))
+    ticks = iter(range(1000))
+    monkeypatch.setattr(owner.time, "sleep", lambda _: os.utime(path, ns=(0, next(ticks))))
+    with path.open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(CheckpointError, match="owned by"), own(tmp_path, watch=9):
+            pass
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
