@@ -51,8 +51,6 @@ class Checkpoints:
         self.folder = epath.Path(folder)
         if files.is_local(folder):
             self.folder = self.folder.absolute()  # orbax takes no other
-        self.refused = 0
-        """Saves refused because a value was NaN or infinite."""
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
         self._warn = warn
         self._newest: int | None = None  # of this run's own line: restored or saved by it
@@ -90,7 +88,6 @@ class Checkpoints:
         leaves = {"params": arrays.by_name(params), "opt": arrays.by_name(opt)}
         sums, bad = digest.digests(arrays.joined(leaves))
         if bad:
-            self.refused += 1
             self._warn(
                 f"{self.folder}: step {step} is not saved: NaN or infinity in {arrays.some(bad)}"
             )
@@ -285,7 +282,8 @@ class Checkpoints:
                 scores[step] = manifest.load(self.folder / str(step)).score
         keep = retention.kept(scores, last=self._keep, every=self._keep_every, best=self._keep_best)
         for step in scores.keys() - keep:
-            files.remove(self.folder / str(step))
+            if not (self.folder / str(step) / retention.MARK).exists():
+                files.remove(self.folder / str(step))
         for path in self.folder.iterdir():
             if path.name.startswith(_STALE):
                 files.remove(path)

@@ -1,6 +1,16 @@
 """Which checkpoints stay."""
 
 from collections.abc import Mapping
+from pathlib import Path
+
+MARK = "KEEP"
+"""A file in a checkpoint that says who needs it, a path a line: it is not removed."""
+
+
+def need(checkpoint: Path, who: str) -> None:
+    """Mark a checkpoint of another run as needed by `who`. Raises OSError where none may write."""
+    with (checkpoint / MARK).open("a", encoding="utf-8") as file:
+        file.write(f"{who}\n")
 
 
 def kept(scores: Mapping[int, float | None], *, last: int, every: int, best: bool) -> set[int]:

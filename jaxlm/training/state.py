@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.checkpoint.retention import need
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import tree
+from jaxlm.core import distributed, tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
@@ -66,6 +67,7 @@ class Keeper:
         config = self.config
         if config.init:
             params, self.base = base_params(config, self.layout, None, warn)
+            _keep_base(config, int(self.base["step"]), warn)
         else:
             dtype = jnp.dtype(config.param_dtype)
             params = init_params(spec, self.layout, jax.random.key(config.seed), dtype)
@@ -125,3 +127,17 @@ class Keeper:
     def _state(self, step: int, params: Params, opt_state: Any) -> TrainState:
         whole = self.layout.sharding(())
         return TrainState(jax.device_put(jnp.int32(step), whole), params, opt_state)
+
+
+def _keep_base(config: RunConfig, step: int, warn: Callable[[str], None]) -> None:
+    """Let the run that `init` names keep the step that this one starts from, if it is a run."""
+    checkpoint = Path(config.init or "") / "checkpoints" / str(step)
+    if distributed.index() != 0 or not checkpoint.is_dir():
+        return
+    try:
+        need(checkpoint, str(Path(config.folder).resolve()))
+    except OSError as error:
+        warn(
+            f"{checkpoint} cannot be marked as needed ({error.strerror}): if its run trains on and "
+            "removes it, this one is lost; copy it first"
+        )

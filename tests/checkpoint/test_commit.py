@@ -90,7 +90,7 @@ def test_a_state_with_nan_is_never_saved(kit):
     assert not checkpoints.save(2, bad, state.opt, {})
     moments = jax.tree.map(lambda x: x / 0 if x.dtype == jnp.float32 else x, state.opt)
     assert not checkpoints.save(3, state.params, moments, {})
-    assert checkpoints.refused == 2 and checkpoints.latest() == 1
+    assert checkpoints.latest() == 1
     assert "NaN or infinity in params/embedding" in kit.lines[0]
 
 

@@ -126,6 +126,19 @@ def test_a_frozen_base_is_named_and_not_written(begin, keys):
     networks.assert_same(kernel, right)
 
 
+def test_a_base_keeps_the_step_that_another_run_starts_from(begin):
+    base = begin("base")
+    made, _, state = saved(base)
+    child = begin("child", init=base.folder, trainable=["attn/q"])
+    saved(child)
+    for step in (4, 5, 6):
+        made.save(moved(made, state, step), {}, None)
+        made.checkpoints.wait()
+    assert inspect.steps(f"{base.folder}/checkpoints") == [3, 5, 6]  # the two newest, and it
+    assert not inspect.verify(f"{base.folder}/checkpoints", 3).problems
+    assert load_params(open_run(child.folder), networks.layout())[0] == 3
+
+
 def test_a_base_that_is_another_now_is_refused(begin):
     base = begin("base")
     saved(base)
