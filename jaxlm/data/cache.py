@@ -2,7 +2,7 @@
 
 A cache is a folder `KEY/` with `train.ids`, `train.offsets`, `held.ids`, `held.offsets` and
 `manifest.json`. KEY is a hash of everything that the tokens depend on. It is written under another
-name and renamed, so that it is whole or absent, and two processes that write the same one agree.
+name and renamed, so that it is whole or absent, by one process while others wait for it.
 """
 
 import fcntl
@@ -94,7 +94,9 @@ def tokenized(
     if (cached := _open(root / key)) is not None:
         return cached
     _clear(root)
-    with _writing(root), _temporary(root) as folder:
+    with _writing(root), _alone(root / f"{key}.lock", source.path, say), _temporary(root) as folder:
+        if (cached := _open(root / key)) is not None:  # another process has just written it
+            return cached
         _write(folder, source, tokenizer, parse_special, hold_out, say)
         if _key(source, what, root) != key:
             raise DataError(source.path, "its files changed while they were read; run again")
@@ -154,12 +156,32 @@ def _temporary(root: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _alone(lock: Path, where: str, say: Say | None) -> Iterator[None]:
+    """One writer of a cache at a time on this disk; the kernel frees the lock of a dead one."""
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if say is not None:
+                say(f"another process tokenizes {where}; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            pass  # no locks on this disk: whoever writes the same one agrees
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits has it open; who comes later finds the cache
+
+
 def _clear(root: Path) -> None:
     """Remove what killed processes left half written, when no other process writes."""
     with suppress(OSError), (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for left in root.glob("tmp-*"):
             shutil.rmtree(left, ignore_errors=True)
+        for left in root.glob("*.lock"):
+            left.unlink(missing_ok=True)
 
 
 def _key(source: Source, what: list[Any], root: Path) -> str:

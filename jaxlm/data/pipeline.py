@@ -6,7 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -30,8 +30,9 @@ Validation = float | tuple[Source, ...] | None
 class Dataset:
     """Rows of `length` tokens from one or more streams.
 
-    weights: the share of each stream; None takes them one after the other. seed: of the order; None
-    keeps the rows as they lie and goes through them once. counts: what was counted while reading.
+    weights: the share of each stream; None takes all rows alike. seed: of the order; None goes
+    through the rows once, in an order that is the same for every run, so that a part is a sample.
+    counts: what was counted while reading.
     """
 
     streams: tuple[Tokens, ...]
@@ -121,7 +122,7 @@ class Dataset:
                 size = int(self._starts[number + 1] - self._starts[number])
                 row[chosen] = shuffled(drawn[chosen], size, (self.seed, int(number)))
             return stream, row
-        flat = index if self.seed is None else shuffled(index, self.rows, (self.seed,))
+        flat = shuffled(index, self.rows, (self.seed or 0,))
         stream = np.searchsorted(self._starts, flat, side="right") - 1
         return stream, flat - self._starts[stream]
 
@@ -179,6 +180,34 @@ def open_data(
     for source, each in zip(validation, own, strict=True):
         _not_empty(source, each, 0.0)
     return training, dataset(own, "train", None, None)
+
+
+def open_validation(
+    train: Sources,
+    validation: Validation,
+    *,
+    tokenizer: Tokenizer,
+    parse_special: bool,
+    cache: str | Path | None,
+    length: int,
+    say: Say | None = None,
+) -> Dataset | None:
+    """The validation data alone; `train` is read only where it is a share of that.
+
+    Arguments and errors as for `open_data`.
+    """
+    own = isinstance(validation, tuple)
+    data, held = open_data(
+        validation if own else train,
+        None if own else validation,
+        tokenizer=tokenizer,
+        parse_special=parse_special,
+        cache=cache,
+        length=length,
+        seed=0,
+        say=say,
+    )
+    return replace(data, seed=None, weights=None) if own else held
 
 
 def training_texts(train: Sources, validation: Validation) -> Iterator[str]:

@@ -4,6 +4,7 @@ Everything that a file can do wrong becomes a DataError with the file and, where
 line.
 """
 
+import difflib
 import itertools
 import json
 import re
@@ -63,14 +64,14 @@ def find(path: str) -> list[Any]:
             seen = sorted(parts for parts in inside if not any(p.startswith(".") for p in parts))
             if seen:
                 return [inside[parts] for parts in seen]
-            raise DataError(path, f"no {', '.join(FORMATS)} file in this folder")
+            raise DataError(path, f"no {', '.join(FORMATS)} file in this folder; name another")
         if match := MAGIC.search(path):
             start = path.rfind("/", 0, match.start()) + 1
             found = sorted(_path(path[:start] or ".").glob(path[start:]))
             if files := [_checked(file) for file in found if not _is_local_folder(file)]:
                 return files
             raise DataError(path, "no file matches; quote the glob against the shell")
-        raise DataError(path, "no such file or folder")
+        raise DataError(path, f"no such file or folder{_nearest(root)}")
 
 
 def read(source: Source, counts: Counter[str] | None = None) -> Iterator[str]:
@@ -113,7 +114,7 @@ def reading(where: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (JaxlmError, MemoryError):  # a signal is one too: it must not be taken for a bad file
+    except (JaxlmError, MemoryError):  # not the file's fault
         raise
     except ImportError as error:
         scheme = str(where).partition("://")[0]
@@ -136,6 +137,17 @@ def _path(path: str) -> Any:
     from etils import epath
 
     return epath.Path(path)
+
+
+def _nearest(root: Any) -> str:
+    """What was probably meant, or where it was looked for."""
+    try:
+        there = [entry.name for entry in root.parent.iterdir()]
+    except OSError:
+        there = []
+    if near := difflib.get_close_matches(root.name, there, n=1):
+        return f"; did you mean {root.parent / near[0]}?"
+    return f" (looked in {Path.cwd()}); write its whole path, or `stdlib`"
 
 
 def _checked(file: Any) -> Any:

@@ -14,7 +14,7 @@ from jax import Array
 from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
-from jaxlm.data.pipeline import Dataset, open_data
+from jaxlm.data.pipeline import Dataset, open_validation
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.base import Batch, Sums
@@ -59,9 +59,19 @@ def make_score(forward: Any, objective: Any, token_bytes: np.ndarray) -> Score:
 
 
 def evaluate(
-    params: Params, dataset: Dataset, score: Score, layout: Layout, *, size: int, batches: int
+    params: Params,
+    dataset: Dataset,
+    score: Score,
+    layout: Layout,
+    *,
+    size: int,
+    batches: int,
+    beat: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Loss per token (nats), perplexity and bits per byte over the first `batches` batches."""
+    """Loss per token (nats), perplexity and bits per byte over the first `batches` batches.
+
+    beat: called after each of them.
+    """
     batch = place(dataset, layout, size)
     loss = weight = count = 0.0
     for step in range(min(batches, dataset.batches(size))):
@@ -69,6 +79,7 @@ def evaluate(
         loss += float(sums.loss)
         weight += float(sums.weight)
         count += float(sums.extra["bytes"])
+        beat()
     mean = loss / weight if weight else math.nan
     return {
         "loss": mean,
@@ -78,16 +89,17 @@ def evaluate(
     }
 
 
-def _to_stderr(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def evaluate_run(
-    run_dir: str | Path, batches: int | None = None, warn: Callable[[str], None] = _to_stderr
+    run_dir: str | Path, batches: int | None = None, say: Callable[[str], None] = _say
 ) -> dict[str, float]:
     """Score the newest good checkpoint of a run on its validation data, on all devices here.
 
-    batches: at most so many, all of them by default. Returns step, loss, perplexity, bits_per_byte
+    batches: at most so many, all of them by default. say: told of long work and of what is wrong;
+    stderr by default. Returns step, loss, perplexity, bits_per_byte
     and tokens. Raises DataError when the run holds nothing out, CheckpointError as loading does.
     """
     run = open_run(run_dir)
@@ -95,17 +107,17 @@ def evaluate_run(
     if config.data.validation is None:
         raise DataError("data.validation", "the run holds nothing out; set it and train again")
     layout = Layout(make_mesh({"fsdp": -1}))
-    _, held = open_data(
+    held = open_validation(
         config.data.train,
         config.data.validation,
         tokenizer=run.tokenizer,
         parse_special=config.data.parse_special,
         cache=config.data.cache,
         length=config.length,
-        seed=config.seed,
+        say=say,
     )
     assert held is not None
-    step, params = load_params(run, layout, warn=warn)
+    step, params = load_params(run, layout, warn=say)
     shards = layout.size("batch")
     size = -(-config.batch // shards) * shards
     dtype = compute_dtype(config.compute_dtype)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxlm.config.schema import Source
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import pipeline
 from jaxlm.data.cache import Tokens
@@ -126,7 +127,7 @@ def test_a_weighted_mixture_has_no_epochs():
         dataset(weights=(0.4, 0.3, 0.3)).rows_for(1)
 
 
-def test_without_a_seed_the_rows_come_once_as_they_lie():
+def test_without_a_seed_every_row_comes_once_and_a_part_is_a_sample():
     data = dataset(seed=None)
     assert data.batches(10) == 14
     seen = []
@@ -134,8 +135,9 @@ def test_without_a_seed_the_rows_come_once_as_they_lie():
         batch = data.batch(step, 10)
         real = batch["segments"][:, 0] > 0
         seen += batch["tokens"][real, 0].tolist()
-    assert seen == sorted(seen)
-    assert len(seen) == data.rows
+    assert len(set(seen)) == len(seen) == data.rows
+    assert {row // 10_000 for row in seen[:40]} == {0, 1, 2}  # of all three streams
+    assert sequence(dataset(seed=None), 10) == seen[:10]
     assert not data.batch(14, 10)["weights"].any()
 
 
@@ -184,6 +186,24 @@ def test_validation_of_its_own(opened, jsonl, tokenizer):
     assert texts(train, tokenizer) == TEXTS["one"]
     assert texts(validation, tokenizer) == TEXTS["two"]
     assert opened(["one"])[1] is None
+
+
+def test_validation_of_its_own_is_opened_without_the_training_data(
+    opened, jsonl, tokenizer, tmp_path
+):
+    own = (jsonl("two", TEXTS["two"]),)
+    _, held = opened(["one"], own)
+    gone = (Source(path=str(tmp_path / "gone.jsonl")),)
+    how = {
+        "tokenizer": tokenizer,
+        "parse_special": False,
+        "cache": tmp_path / "cache",
+        "length": 16,
+    }
+    alone = pipeline.open_validation(gone, own, **how)
+    assert equal(alone.batch(0, 7), held.batch(0, 7)) and alone.digest == held.digest
+    share = pipeline.open_validation((jsonl("one", TEXTS["one"]),), 0.2, **how)
+    assert equal(share.batch(0, 7), opened(["one"], 0.2)[1].batch(0, 7))
 
 
 def test_weights_come_from_the_sources(opened):

@@ -31,7 +31,7 @@ def content(folder):
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "lock"
+        if path.is_file() and path.suffix != ".lock" and path.name != "lock"
     }
 
 
