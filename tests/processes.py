@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,15 @@ def run(*argv: str, devices: int = 1, **environment: str) -> tuple[int, str, str
 
 
 def cluster(
-    count: int, *argv: str, devices: int, own: tuple[tuple[str, ...], ...] = ()
+    count: int,
+    *argv: str,
+    devices: int,
+    own: tuple[tuple[str, ...], ...] = (),
+    meanwhile: Callable[[list[subprocess.Popen[str]]], None] = lambda started: None,
 ) -> list[tuple[int, str, str]]:
     """`run` in `count` processes that make one job of gloo, each with so many devices.
 
-    own: more words for each process.
+    own: more words for each process. meanwhile: called with them while they run.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -74,6 +79,7 @@ def cluster(
         )
         for index in range(count)
     ]
+    meanwhile(started)
     outputs = [process.communicate(timeout=600) for process in started]
     return [(p.returncode, out, err) for p, (out, err) in zip(started, outputs, strict=True)]
 

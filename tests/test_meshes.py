@@ -1,5 +1,8 @@
 """One run on other devices, other meshes and other numbers of processes."""
 
+import signal
+import time
+
 import numpy as np
 import processes
 import pytest
@@ -53,6 +56,19 @@ def test_a_failure_on_one_of_two_processes_ends_both_with_its_code(tmp_path):
     ended = processes.cluster(2, *words, devices=2)
     assert [code for code, _, _ in ended] == [errors.CONFIG] * 2
     assert all("use 4 or 8" in err for _, _, err in ended)
+
+
+def test_a_signal_to_one_of_two_processes_saves_on_both(tmp_path):
+    words = processes.words(tmp_path, "steps=100000", "checkpoint.every=0", name="two")
+
+    def signalled(started):
+        while len(processes.losses(tmp_path, "two")) < 2 and started[1].poll() is None:
+            time.sleep(0.05)
+        started[1].send_signal(signal.SIGTERM)
+
+    ended = processes.cluster(2, *words, devices=2, meanwhile=signalled)
+    assert [code for code, _, _ in ended] == [errors.STOPPED] * 2, ended
+    assert inspect.digest(tmp_path / "two" / "checkpoints")[0] > 1
 
 
 def test_processes_that_would_train_on_other_things_do_not_start(tmp_path):

@@ -24,6 +24,7 @@ T = TypeVar("T")
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _HEARTBEAT = 60  # seconds after which a silent process is taken for dead; jax's default is 100
 _SHUTDOWN = 15  # seconds an ending process waits for the others; jax's default is 300
+_PATIENCE = 7 * 86400.0  # seconds a live process may prepare; a dead one ends all by its heartbeat
 _GRACE = 1.5  # seconds that process 0 gives the others to leave by themselves
 _calls: dict[str, int] = {}  # how many gathers of each name this process has started
 _calls_lock = threading.Lock()
@@ -75,7 +76,7 @@ def count() -> int:
     return distributed.global_state.num_processes or 1
 
 
-def gather(name: str, value: str, timeout: float = 1800.0) -> list[str]:
+def gather(name: str, value: str, timeout: float = _PATIENCE) -> list[str]:
     """Every process's value, in their order; with one process, its own.
 
     All processes call it with the same names in the same order, from any thread. timeout: seconds.
@@ -106,11 +107,6 @@ def gather(name: str, value: str, timeout: float = 1800.0) -> list[str]:
             f"process {asked}", f"did not answer at {name!r} within {timeout:g} s ({reason})"
         ) from error
     return values
-
-
-def barrier(name: str, timeout: float = 1800.0) -> None:
-    """Wait until every process is here. Raises ClusterError as `gather` does."""
-    gather(name, "", timeout)
 
 
 def together(name: str, work: Callable[[], T]) -> T:

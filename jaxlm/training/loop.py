@@ -78,15 +78,18 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
             voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
             return DONE
         other_data = any(key.split(".")[0] in DATA_KEYS for key in allow_change)
-        return Loop(run, voice, signals, other_data=other_data).run()
+        watchdog = stack.enter_context(Watchdog(config.watchdog))
+        return Loop(run, voice, signals, watchdog, other_data=other_data).run()
 
 
 class Loop:
     """The state of a run while it runs."""
 
-    def __init__(self, run: Run, voice: Progress, signals: Signals, *, other_data: bool):
+    def __init__(
+        self, run: Run, voice: Progress, signals: Signals, watchdog: Watchdog, *, other_data: bool
+    ):
         """other_data: the data may be other than what the restored steps saw."""
-        self._run, self._voice, self._signals = run, voice, signals
+        self._run, self._voice, self._signals, self._watchdog = run, voice, signals, watchdog
         self._primary = distributed.index() == 0
         self._state, meta = self._first_state()
         self._step = int(self._state.step)
@@ -109,11 +112,11 @@ class Loop:
             check_fits(run, self._voice)
             batch = place(run.data, run.layout, config.batch, run.rows)
             step = self._compiled = self._compile(batch(self._step))
+            self._watchdog.beat()
             key = jax.random.fold_in(jax.random.key(config.seed), 2)
             self._signals.patient()
             batches = prefetch(batch, self._step, run.steps)
             with (
-                Watchdog(config.watchdog) as watchdog,
                 closing(batches),
                 Profiler(config.profile.steps, run.folder / "profile") as profiler,
             ):
@@ -125,7 +128,7 @@ class Loop:
                     self._state, metrics = step(self._state, rows, key)
                     self._step += 1
                     self._window.add(self._step, metrics)
-                    watchdog.beat()
+                    self._watchdog.beat()
                     if (stopped := self._after()) is not None:
                         return self._end(STOPPED, f"stopped by {stopped}")
             return self._end(DONE, "done")
@@ -176,7 +179,8 @@ class Loop:
         stopped = None if last else self._signals.asked(self._step)
         if last or self._step % config.log.every == 0:
             self._log()
-        if self._run.held is not None and (last or _due(self._step, config.evaluate.every)):
+        scoring = last or (not stopped and _due(self._step, config.evaluate.every))
+        if self._run.held is not None and scoring:  # after a signal there is time to save alone
             self._evaluate(self._run.held)
         if last or stopped or _due(self._step, config.checkpoint.every):
             self._save()
@@ -213,6 +217,7 @@ class Loop:
                 run.layout,
                 size=config.batch // config.microbatches,
                 batches=config.evaluate.batches,
+                beat=self._watchdog.beat,
             )
         self._scored = self._step, found["loss"]
         row = {"step": self._step} | {f"validation_{k}": v for k, v in found.items()}
@@ -246,6 +251,7 @@ class Loop:
     def _end(self, code: int, status: str) -> int:
         """Wait for the last save, write the report, and say what the run leaves behind."""
         run, voice = self._run, self._voice
+        self._watchdog.beat()
         with voice.phase("saving"):
             run.keeper.checkpoints.wait()
         if unread := run.config.unread():

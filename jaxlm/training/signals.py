@@ -1,14 +1,16 @@
 """SIGTERM and SIGINT: finish the step, save, exit 75. A second SIGINT leaves at once with 130."""
 
+import json
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 
 from jaxlm.core import distributed
 from jaxlm.core.errors import INTERRUPTED, STOPPED
 
-EVERY = 8
-"""Steps from one question among processes to the next."""
+SECONDS = 4.0
+"""From one question among processes to the next, about: it is a round trip."""
 
 
 class Signals:
@@ -21,6 +23,7 @@ class Signals:
         self._name: str | None = None
         self._patient = False
         self._before: dict[int, object] = {}
+        self._next, self._asked = 0, (0, time.monotonic())
 
     def patient(self) -> None:
         """From now on a signal only sets `asked`."""
@@ -29,12 +32,19 @@ class Signals:
     def asked(self, step: int) -> str | None:
         """The name of the signal that asked any process to stop; all call it at the same steps.
 
-        Several processes ask each other at every EVERY-th step only: it is a round trip.
+        Several processes ask each other once in SECONDS, in steps as process 0 measures them.
         """
-        if distributed.count() > 1 and step % EVERY:
+        if distributed.count() == 1:
+            return self._name
+        if step < self._next:
             return None
-        named = distributed.gather("stop", self._name or "")
-        return next((name for name in named if name), None)
+        now, (before, since) = time.monotonic(), self._asked
+        seconds = (now - since) / max(step - before, 1)
+        answers = distributed.gather("stop", json.dumps([self._name, seconds]))
+        found = [json.loads(answer) for answer in answers]
+        self._next = step + max(1, int(SECONDS / max(found[0][1], 1e-3)))
+        self._asked = step, now
+        return next((name for name, _ in found if name), None)
 
     def _on(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

@@ -29,7 +29,7 @@ def messages() -> None:
     assert distributed.gather("value", f"of {index}") == ["of 0", "of 1"]
     assert distributed.gather("value", f"again {index}") == ["again 0", "again 1"]
     assert distributed.agree("agree", lambda: {"index": distributed.index()}) == {"index": 0}
-    distributed.barrier("here")
+    distributed.gather("here", "")
 
     def fail_on(process: int) -> int:
         if index == process:
@@ -75,14 +75,14 @@ def checkpoints(folder: str) -> None:
     except JaxlmError as error:
         say("failed", error.code, error)
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    distributed.barrier("limits")
+    distributed.gather("limits", "")
     say("left", sorted(os.listdir(folder)))
 
     assert store.save(3, *state, {"position": 24})
     store.wait()
     if distributed.index() == 1:
         (store.folder / "3" / "params" / "_METADATA").write_text("{}")
-    distributed.barrier("damaged")
+    distributed.gather("damaged", "")
     step, params, opt, _ = store.restore(*target)
     say("fallback", step, equal(kit, (params, opt), kit.make(2, {"data": 2, "fsdp": 4})))
     say("warned", json.dumps(kit.lines))
@@ -102,5 +102,5 @@ if __name__ == "__main__":
     distributed.initialize()
     messages()
     checkpoints(sys.argv[1])
-    distributed.barrier("end")
+    distributed.gather("end", "")
     distributed.exit_now(0)

@@ -13,6 +13,7 @@ from jaxlm.observe.progress import Progress
 from jaxlm.training.assemble import assemble
 from jaxlm.training.loop import Loop
 from jaxlm.training.signals import Signals
+from jaxlm.training.watchdog import Watchdog
 from measure.corpus import tokenizer
 
 Clocks = np.ndarray
@@ -72,10 +73,14 @@ def take_turns(shape: dict[str, Any], rounds: int, steps: int) -> tuple[Clocks, 
         folder.mkdir()
         tokenizer(Path(root))
         config = _config(shape, Path(root), steps * (rounds + 1))
-        with Signals() as signals, Progress(folder, name="bench", steps=0, primary=True) as voice:
+        with (
+            Signals() as signals,
+            Progress(folder, name="bench", steps=0, primary=True) as voice,
+            Watchdog(config.watchdog) as watchdog,
+        ):
             config.watch()
             run = assemble(config, folder, voice)
-            loop = MeasuredLoop(run, voice, signals, other_data=False)
+            loop = MeasuredLoop(run, voice, signals, watchdog, other_data=False)
             loop.steps = steps
             loop.run()
     # The first of each warms up.
