@@ -3,6 +3,7 @@
 Dims used throughout: B batch, L length, D embed, F mlp, N heads, K kv heads, H head_dim, V vocab.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -179,7 +180,10 @@ class ModelSpec(Section):
                 f"embed={f['embed']} does not split over heads={f['heads']}; set head_dim"
             )
         if f["kv_heads"] and f["heads"] % f["kv_heads"]:
-            raise ValueError(f"heads={f['heads']} is not a multiple of kv_heads={f['kv_heads']}")
+            raise ValueError(
+                f"heads={f['heads']} is not a multiple of kv_heads={f['kv_heads']}; "
+                f"use kv_heads={math.gcd(f['heads'], f['kv_heads'])}"
+            )
         head_dim = f["head_dim"] or f["embed"] // f["heads"]
         if f["positions"] == "rope" and head_dim % 2:
             raise ValueError(f"head_dim={head_dim} is odd; rotary positions need an even one")
@@ -190,12 +194,18 @@ class ModelSpec(Section):
             raise ValueError(f"rope.short and rope.long need {turning} factors each, one per wave")
         if f["experts"].count and f["experts"].chosen > f["experts"].count:
             raise ValueError(
-                f"experts.chosen={f['experts'].chosen} of experts.count={f['experts'].count}"
+                f"experts.chosen={f['experts'].chosen} is more than experts.count="
+                f"{f['experts'].count}; use experts.chosen={f['experts'].count} or less"
             )
         if beyond := [layer for layer in f["window"].full if layer >= f["layers"]]:
-            raise ValueError(f"window.full names layer {beyond[0]} of {f['layers']}")
+            raise ValueError(
+                f"window.full names layer {beyond[0]}; use layers from 0 to {f['layers'] - 1}"
+            )
         if f["layers"] % f["unroll"]:
-            raise ValueError(f"layers={f['layers']} is not a multiple of unroll={f['unroll']}")
+            raise ValueError(
+                f"layers={f['layers']} is not a multiple of unroll={f['unroll']}; "
+                f"use unroll={math.gcd(f['layers'], f['unroll'])}"
+            )
         return self
 
     def filled(self, *, vocab: int, max_length: int) -> "ModelSpec":

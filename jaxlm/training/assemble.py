@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed, tree
 from jaxlm.core.errors import ClusterError, ConfigError
@@ -94,6 +95,8 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         z_loss=config.objective.z_loss, shards=layout.size("batch")
     )
     want = shapes(config, spec, layout)
+    if config.optimizer.no_decay != AdamW().no_decay:  # the default's own need not all be there
+        tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
     mask = trained(config, want)
     live, frozen = tree.partition(want, mask)
     optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES)

@@ -48,9 +48,11 @@ def accept(
     if not begun:  # nothing to continue: what an earlier try left is of its own settings
         shutil.rmtree(folder / "tokenizer", ignore_errors=True)
     allowed = (*MAY_CHANGE, *allow_change)
-    if any(key == "batch" for key, _, _ in changes(old, config)) and "batch" in allowed:
+    if config.batch != old.batch:
         raise ConfigError(
-            "batch", f"the data position counts in batches of {old.batch}; start a run with init"
+            "batch",
+            f"{old.batch} -> {config.batch}: the data position counts in batches; write "
+            f"batch={old.batch}, or start another run with init={folder}",
         )
     refused = [
         f"{key}: {_shown(was)} -> {_shown(now)}"

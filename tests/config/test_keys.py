@@ -1,14 +1,38 @@
 """The configuration stays a page, and every key is documented and read."""
 
-import ast
-from pathlib import Path
+import jax
+import jax.numpy as jnp
+import networks
+import processes
+import pytest
 
-import jaxlm
+from jaxlm.config import optimizers
 from jaxlm.config.keys import documented
-from jaxlm.config.schema import Mesh
-from jaxlm.core.mesh import AXES
+from jaxlm.config.load import load
+from jaxlm.core import errors
+from jaxlm.models.axes import AXES
+from jaxlm.training import optim
 
-PACKAGE = Path(jaxlm.__file__).parent
+OTHER = {
+    "learning_rate": 1e-3,
+    "weight_decay": 0.2,
+    "no_decay": ("norm",),
+    "clip": 2.0,
+    "state_dtype": "bfloat16",
+    "max_skipped": 3,
+    "b1": 0.8,
+    "b2": 0.7,
+    "eps": 1e-5,
+    "momentum": 0.5,
+    "warmup": 3,
+    "final": 0.5,
+    "decay": 0.5,
+}
+"""Another value than the default for every key of optimizers and schedules."""
+ELSEWHERE = {"max_skipped"}
+"""Read by the loop."""
+NO_MOMENT = {"schedule_free_adamw": {"state_dtype"}}
+"""Optimizers whose state is float32 whatever is asked for: they say so at the end of a run."""
 
 
 def test_the_configuration_stays_a_page():
@@ -21,17 +45,127 @@ def test_every_key_says_what_it_is():
     assert [key for key in bare if not key.endswith(".type")] == []
 
 
-def test_every_key_is_read():
-    """As an attribute, by its last name, outside the files that declare and load keys."""
-    read = set()
-    files = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "config"]
-    for path in [*files, PACKAGE / "config" / "schema.py"]:  # the schema's properties read too
-        if path.name != "spec.py":
-            read |= {
-                n.attr
-                for n in ast.walk(ast.parse(path.read_text()))
-                if isinstance(n, ast.Attribute)
-            }
-    assert tuple(Mesh.model_fields) == AXES and "mesh" in read  # which is read axis by axis
-    read |= set(AXES)
-    assert [key for key in documented() if key.rpartition(".")[2] not in read] == []
+def changed(section):
+    """The section with every key but its type away from its default."""
+    return section(**{k: OTHER[k] for k in section.model_fields if k not in ("type", "schedule")})
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        optimizers.AdamW,
+        optimizers.Lion,
+        optimizers.Adafactor,
+        optimizers.Muon,
+        optimizers.ScheduleFreeAdamW,
+    ],
+)
+def test_every_key_of_an_optimizer_is_read(section):
+    made, shapes = changed(section), jax.eval_shape(lambda: networks.params(networks.spec()))
+    made.watch()
+    optim.build(made, shapes, steps=10, axes=AXES)
+    assert set(made.unread()) - ELSEWHERE == NO_MOMENT.get(made.type, set())
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        optimizers.Constant,
+        optimizers.Linear,
+        optimizers.Cosine,
+        optimizers.WarmupStableDecay,
+        optimizers.InverseSquareRoot,
+    ],
+)
+def test_every_key_of_a_schedule_is_read(section):
+    made = changed(section)
+    made.watch()
+    rate = optim.schedule(made, 1.0, 10)
+    assert jnp.isfinite(jnp.array([rate(step) for step in range(10)])).all()
+    assert made.unread() == []
+
+
+SET = (
+    "name=other",
+    "seed=3",
+    "steps=2",
+    "microbatches=2",
+    "trainable=[lora]",
+    "compute_dtype=float32",
+    "param_dtype=bfloat16",
+    "deterministic=true",
+    "watchdog=500",
+    "data.parse_special=true",
+    "objective.z_loss=1e-3",
+    "optimizer.max_skipped=3",
+    "mesh.data=2",
+    "mesh.fsdp=2",
+    "mesh.tensor=2",
+    "lora.rank=2",
+    "lora.alpha=8",
+    "lora.targets=[attn/q/kernel]",
+    "checkpoint.every=1",
+    "checkpoint.keep=1",
+    "checkpoint.keep_every=2",
+    "checkpoint.keep_best=true",
+    "log.trackers=tensorboard",
+    "evaluate.every=1",
+    "evaluate.batches=1",
+    "profile.steps=1:2",
+)
+"""Every key that a run from nothing has, away from its default, beside those of processes.TINY."""
+NOT_SET = {"epochs", "init", "tokenizer.path"}
+"""What excludes others of them; two more runs below set it."""
+IDLE = {"data.validation.weight"}
+"""Validation data is gone through once, whatever its weights: a run that sets one says so."""
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder with two files of records whose text is in another column than the default."""
+    folder = tmp_path_factory.mktemp("keys")
+    lines = [f'{{"body": "text number {i} of some words"}}\n' for i in range(400)]
+    for name in ("a", "b"):
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def without_effect(folder, *words, devices=1):
+    """What a run names as set and without effect."""
+    code, out, err = processes.run(*words, devices=devices)
+    assert code == errors.DONE, err
+    return [line for line in (out + err).splitlines() if "without effect" in line]
+
+
+def test_every_key_has_an_effect(texts):
+    one, two = (f"path: {texts}/{name}.jsonl, field: body" for name in "ab")
+    data = (
+        f"data.train=[{{{one}, weight: 1}}, {{{two}, weight: 2}}]",
+        f"data.validation=[{{{one}}}]",
+    )
+    words = [*processes.words(texts, *SET), *data, "tokenizer.type=sentencepiece"]
+    assert without_effect(texts, *words, devices=8) == []
+
+    plain = [w for w in processes.words(texts, name="again") if "tokenizer" not in w]
+    data = f"data.train=[{{{one}}}]"
+    path = f"tokenizer.path={texts}/run/tokenizer"
+    assert without_effect(texts, *plain, data, path, "epochs=0.05") == []
+
+    plain = [
+        w for w in processes.words(texts, name="child") if "model." not in w and "token" not in w
+    ]
+    assert without_effect(texts, *plain, data, f"init={texts}/run", "steps=2") == []
+
+
+def test_every_key_is_set_above():
+    config = load(None, [*processes.TINY, *SET, "data.train=x", "run_dir=y", "data.cache=z"])
+    assert config.name == "other"
+    given = {word.partition("=")[0] for word in (*processes.TINY, *SET)}
+    given |= {"run_dir", "data.cache", "tokenizer.type", "objective.type", *NOT_SET, *IDLE}
+    given |= {
+        f"data.{part}.{key}"
+        for part in ("train", "validation")
+        for key in ("path", "weight", "field")
+    }
+    left = [key for key in documented() if not key.startswith(("model.", "optimizer."))]
+    assert [key for key in left if key not in given] == []
