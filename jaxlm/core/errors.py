@@ -68,9 +68,3 @@ class OutOfMemoryError(JaxlmError):
     """The device has not enough memory for this step."""
 
     code = MEMORY
-
-
-class Stopped(JaxlmError):
-    """A signal ended the run after everything was saved."""
-
-    code = STOPPED

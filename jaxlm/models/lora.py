@@ -61,12 +61,6 @@ def merge(params: Params) -> Params:
     return tree.unflatten(leaves)
 
 
-def drop(params: Params) -> Params:
-    """The base alone."""
-    leaves = tree.flatten(params)
-    return tree.unflatten({n: leaf for n, leaf in leaves.items() if "/lora_" not in n})
-
-
 def _flat(a: Array, b: Array) -> tuple[Array, Array]:
     rank = a.shape[-1]
     return a.reshape(a.shape[0], -1, rank), b.reshape(b.shape[0], rank, -1)

@@ -1,20 +1,11 @@
 """How much memory the devices of this process use."""
 
-import os
 import resource
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-
-
-def bytes_in_use(devices: Sequence[Any] | None = None) -> int:
-    """Bytes now in use on the fullest device of this process.
-
-    Where devices do not count (the CPU), the resident memory of this process.
-    """
-    return _fullest("bytes_in_use", devices) or _resident()
 
 
 def peak_bytes(devices: Sequence[Any] | None = None) -> int:
@@ -33,14 +24,6 @@ def byte_limit(devices: Sequence[Any] | None = None) -> int | None:
 def _fullest(name: str, devices: Sequence[Any] | None) -> int:
     chosen = jax.local_devices() if devices is None else devices
     return max((int((device.memory_stats() or {}).get(name, 0)) for device in chosen), default=0)
-
-
-def _resident() -> int:
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # no /proc: the most so far is the closest figure
-        return _most_resident()
 
 
 def _most_resident() -> int:

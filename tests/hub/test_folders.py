@@ -133,7 +133,10 @@ def broken(out, change):
     [
         (lambda c: c.update(num_hidden_layers=3), "has no tensor model.layers.2"),
         (lambda c: c.update(num_hidden_layers=1), "model.layers.1.* is no part of the model"),
-        (lambda c: c.update(intermediate_size=8), r"has the shape \[32, 88\]; the configuration makes it \[32, 8\]"),
+        (
+            lambda c: c.update(intermediate_size=8),
+            r"has the shape \[32, 88\]; the configuration makes it \[32, 8\]",
+        ),
         (lambda c: c.update(model_type="nonsense"), "model_type='nonsense' is not supported"),
         (lambda c: c.update(a_new_option=2), "a_new_option"),
     ],
@@ -167,6 +170,8 @@ def test_a_folder_that_exists_is_not_written_into(tokenizer, tmp_path):
 def test_a_folder_with_another_models_tokenizer_is_refused(tokenizer, tmp_path):
     spec, out = networks.spec(), tmp_path / "out"  # 97 ids
     save(out, networks.params(spec), spec, tokenizer, max_shard_bytes=BIG)
-    with pytest.raises(CheckpointError, match=f"its tokenizer has {tokenizer.vocab} ids, its model 97"):
+    with pytest.raises(
+        CheckpointError, match=f"its tokenizer has {tokenizer.vocab} ids, its model 97"
+    ):
         jaxlm.load(out)
     shutil.rmtree(out)
