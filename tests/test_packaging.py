@@ -83,3 +83,12 @@ def test_what_is_imported_is_required():
     named |= {"absl", "yaml", "orbax", "mlflow", "jaxlm", "jaxlib"}  # by another name, or with jax
     roots = {name.partition(".")[0] for name in found}
     assert roots - named - set(sys.stdlib_module_names) == set()
+
+
+def test_what_is_required_is_imported():
+    """Or read through another library: epath's paths, and arrow's and tensorstore's files."""
+    text = "".join(path.read_text() for path in (ROOT / "jaxlm").rglob("*.py"))
+    for line in PROJECT["dependencies"]:
+        name = re.split(r"[^A-Za-z0-9_-]", line)[0].replace("-", "_")
+        module = {"absl_py": "absl", "pyyaml": "yaml", "orbax_checkpoint": "orbax"}.get(name, name)
+        assert re.search(rf"^\s*(import|from) {module}\b", text, re.MULTILINE), name

@@ -19,7 +19,7 @@ the second, kernels are chosen by their speed of the day. An unknown flag would 
 _TPU_CHIPS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 _GOOGLE = "0x1ae0"
 _PLUGINS = {"gpu": ("jax-cuda13-plugin", "jax-cuda12-plugin"), "tpu": ("libtpu",)}
-_WANTS = {"gpu": "jaxlm[cuda13] (or jaxlm[cuda12] for drivers older than 580)", "tpu": "jaxlm[tpu]"}
+_WANTS = {"gpu": "'.[cuda13]' ('.[cuda12]' for drivers older than 580)", "tpu": "'.[tpu]'"}
 _NAMES = {"gpu": "NVIDIA GPU", "tpu": "TPU"}
 _JAX_NAMES = {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}
 
@@ -126,7 +126,8 @@ def _check(chosen: str, here: list[str]) -> None:
         raise ConfigError(
             "platform",
             f"this machine has {_NAMES[chosen]} hardware, but jax is installed for the CPU alone; "
-            f"install {_WANTS[chosen]}, or write platform=cpu",
+            f"in the checkout, pip install -e {_WANTS[chosen]}; or write platform=cpu, after verbs "
+            "other than train --platform cpu",
         )
 
 

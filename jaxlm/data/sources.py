@@ -121,7 +121,9 @@ def reading(where: Any) -> Iterator[None]:
         if scheme not in EXTRAS:
             raise
         extra = EXTRAS[scheme]
-        raise DataError(str(where), f"needs an extra: pip install 'jaxlm[{extra}]'") from error
+        raise DataError(
+            str(where), f"needs an extra: in the checkout, pip install -e '.[{extra}]'"
+        ) from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(str(where), f"cannot be read: {reason.splitlines()[0]}") from error

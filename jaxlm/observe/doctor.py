@@ -76,9 +76,7 @@ def accelerator_findings(
         names = ", ".join(f"{name} {version}" for name, version in packages.items())
         extra = {"gpu": "cuda13", "tpu": "tpu"}[kind]
         if kind in kinds and not packages:
-            what = (
-                f"one is here, but jax is installed for the CPU alone: pip install jaxlm[{extra}]"
-            )
+            what = f"one is here, but jax is installed for the CPU alone: in the checkout, pip install -e '.[{extra}]'"
             yield Finding(lacking, kind, what)
         elif kind in kinds and len(packages) > 1:
             yield Finding("fail", kind, f"{names} exclude each other", "pip uninstall one of them")
@@ -113,7 +111,11 @@ def driver_finding(version: str | None, packages: dict[str, str]) -> Finding:
     for name in packages:
         if major < DRIVERS.get(name, 0):
             fits = [n for n, floor in DRIVERS.items() if floor <= major]
-            other = "pip install jaxlm[cuda12] instead" if fits else "a newer driver is needed"
+            other = (
+                "in the checkout, pip install -e '.[cuda12]'"
+                if fits
+                else "a newer driver is needed"
+            )
             what = f"{version} is too old for {name}, which needs {DRIVERS[name]} or newer"
             return Finding("fail", "driver", what, other)
     return Finding("OK", "driver", version)

@@ -215,7 +215,7 @@ def require(names: Sequence[str]) -> None:
         if name not in TRACKERS:
             raise ConfigError("log.trackers", f"no {name!r}; use one of {', '.join(TRACKERS)}")
         if importlib.util.find_spec(TRACKERS[name][0]) is None:
-            what = f"{name} is not installed; run `pip install 'jaxlm[{name}]'`"
+            what = f"{name} is not installed; in the checkout, run `pip install -e '.[{name}]'`"
             raise ConfigError("log.trackers", what)
 
 

@@ -209,7 +209,7 @@ def test_a_missing_extra_is_named(monkeypatch, scheme, extra):
     for module in ("gcsfs", "s3fs"):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     backend.fsspec_backend._get_filesystem.cache_clear()
-    with pytest.raises(DataError, match=rf"{scheme}://.*pip install 'jaxlm\[{extra}\]'"):
+    with pytest.raises(DataError, match=rf"{scheme}://.*pip install -e '.\[{extra}\]'"):
         read(f"{scheme}://bucket/file.txt")
 
 

@@ -32,7 +32,7 @@ def test_a_driver_older_than_its_package_fails(version, packages, level, said):
 @pytest.mark.parametrize(
     ("kinds", "gpu", "level", "said"),
     [
-        (["gpu"], {}, "fail", "pip install jaxlm[cuda13]"),
+        (["gpu"], {}, "fail", "pip install -e '.[cuda13]'"),
         (["gpu"], CUDA12 | CUDA13, "fail", "exclude each other"),
         (["gpu"], CUDA13, "OK", "present"),
         ([], CUDA13, "warn", "this machine shows none"),

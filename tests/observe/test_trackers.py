@@ -101,7 +101,7 @@ def test_a_missing_package_is_refused_with_the_command_that_installs_it(name):
     if importlib.util.find_spec(TRACKERS[name][0]):
         require([name])
     else:
-        with pytest.raises(ConfigError, match=rf"pip install 'jaxlm\[{name}\]'"):
+        with pytest.raises(ConfigError, match=rf"pip install -e '.\[{name}\]'"):
             require([name])
 
 
