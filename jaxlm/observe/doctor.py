@@ -76,7 +76,10 @@ def accelerator_findings(
         names = ", ".join(f"{name} {version}" for name, version in packages.items())
         extra = {"gpu": "cuda13", "tpu": "tpu"}[kind]
         if kind in kinds and not packages:
-            what = f"one is here, but jax is installed for the CPU alone: in the checkout, pip install -e '.[{extra}]'"
+            what = (
+                "one is here, but jax is installed for the CPU alone: in the checkout, "
+                f"pip install -e '.[{extra}]'"
+            )
             yield Finding(lacking, kind, what)
         elif kind in kinds and len(packages) > 1:
             yield Finding("fail", kind, f"{names} exclude each other", "pip uninstall one of them")
