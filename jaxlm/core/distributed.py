@@ -76,6 +76,19 @@ def count() -> int:
     return distributed.global_state.num_processes or 1
 
 
+def check_complete() -> None:
+    """Raise ClusterError where processes that know nothing of each other share the devices.
+
+    A TPU pod knows its hosts by itself: without the variables each would take itself for the first.
+    """
+    if (known := jax.process_count()) != count():
+        raise ClusterError(
+            _COUNT,
+            f"says {count()} process, but the devices belong to {known}; in each process set "
+            f"{_ADDRESS}, {_COUNT}={known} and {_INDEX}",
+        )
+
+
 def gather(name: str, value: str, timeout: float = _PATIENCE) -> list[str]:
     """Every process's value, in their order; with one process, its own.
 

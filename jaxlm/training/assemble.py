@@ -73,6 +73,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     tokenizer = get_tokenizer(config, folder / "tokenizer", voice)
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
     check_spec(spec, config, tokenizer)
+    distributed.check_complete()
     layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in MESH_AXES}))
     check_batch(config.batch, config.microbatches, layout.size("batch"))
     reading = partial(

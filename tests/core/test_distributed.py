@@ -76,3 +76,13 @@ def test_leaving_at_once_flushes_and_runs_no_exit_hooks():
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ
     )
     assert (done.returncode, done.stdout, done.stderr) == (17, "out", "err")
+
+
+def test_hosts_that_know_nothing_of_each_other_are_refused(monkeypatch):
+    """As on a TPU pod without the variables: there is none here, so jax's answer stands in."""
+    distributed.check_complete()
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 4)
+    with pytest.raises(
+        ClusterError, match="^JAX_NUM_PROCESSES: .* belong to 4; in each process set"
+    ):
+        distributed.check_complete()
