@@ -29,7 +29,7 @@ VOCAB_MULTIPLE = 128
 class Rope(Section):
     """Rotary positions (Su et al. 2021, section 3.2.2), in Hugging Face's rotate-half layout."""
 
-    theta: Annotated[float, Field(gt=0)] = 10000.0
+    theta: Annotated[float, Field(gt=1)] = 10000.0
     """The base of the wave lengths."""
     local_theta: Annotated[float, Field(ge=0)] = 0.0
     """The base in layers with a window, which no scaling stretches; 0 is as in the others."""
@@ -188,6 +188,17 @@ class ModelSpec(Section):
         if f["positions"] == "rope" and head_dim % 2:
             raise ValueError(f"head_dim={head_dim} is odd; rotary positions need an even one")
         turning = int(head_dim * f["rope"].share) // 2
+        if f["positions"] == "rope" and not turning:
+            raise ValueError(
+                f"rope.share={f['rope'].share:g} of head_dim={head_dim} turns nothing; "
+                f"use {2 / head_dim:g} or more"
+            )
+        if f["rope"].scaling in ("yarn", "longrope") and f["rope"].original_length < 2:
+            raise ValueError(
+                f"rope.scaling={f['rope'].scaling} needs rope.original_length=2 or more"
+            )
+        if f["experts"].count and not (f["gated"] and not f["bias"].mlp):
+            raise ValueError("experts are gated and have no bias; leave out gated and bias.mlp")
         if f["rope"].scaling == "longrope" and (
             len(f["rope"].short) != turning or len(f["rope"].long) != turning
         ):

@@ -1,10 +1,12 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from jaxlm.models.rope import rotary, rotate
 from jaxlm.models.spec import Rope
@@ -98,3 +100,31 @@ def test_without_positions_order_shows_through_causality_alone():
     found = [np.asarray(run(networks.params(spec), each)) for each in (batch, swapped)]
     np.testing.assert_allclose(found[0][:, 2:], found[1][:, 2:], atol=1e-5)
     assert np.abs(found[0][:, 0] - found[1][:, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"rope": {"share": 0.1}}, "rope.share=0.1 of head_dim=8 turns nothing; use 0.25 or more"),
+        ({"rope": {"scaling": "yarn", "original_length": 1}}, "needs rope.original_length=2"),
+        ({"rope": {"scaling": "longrope"}}, "need 4 factors each"),
+        ({"experts": {"count": 2}, "gated": False}, "experts are gated and have no bias"),
+        ({"experts": {"count": 2, "chosen": 3}}, "use experts.chosen=2 or less"),
+        ({"window": {"size": 4, "full": [7]}}, "use layers from 0 to 1"),
+    ],
+)
+def test_a_shape_that_cannot_be_computed_is_refused(changes, line):
+    with pytest.raises(ValidationError, match=re.escape(line)):
+        networks.spec(**changes)
+
+
+@pytest.mark.parametrize("scaling", ["linear", "dynamic", "llama3", "yarn", "longrope"])
+def test_a_scaling_turns_slower_than_none(scaling):
+    """Nothing turns faster, and the longest wave is stretched by the whole factor or by theta."""
+    rope = Rope(
+        scaling=scaling, factor=4.0, original_length=64, short=(1.0,) * 32, long=(4.0,) * 32
+    )
+    at = jnp.array([[1, 255]])
+    plain, found = (rotary(at, 64, each, 256) for each in (Rope(), rope))
+    slow, fast = (np.arctan2(*map(np.asarray, t[::-1]))[0, 0] for t in (found, plain))
+    assert (slow <= fast * 1.0001).all() and slow[-1] < 0.5 * fast[-1]
