@@ -145,6 +145,12 @@ CASES: dict[str, Case] = {
         targets=(Target("overhead_percent", 3.0, False),),
         function="overhead",
     ),
+    "products": FigureCase(
+        "the matrix products of cpu-42m alone, XLA's and torch's",
+        "cpu",
+        {"sizes": [[4096, 512, 1408], [4096, 1408, 512], [4096, 512, 512], [256, 512, 32000]]},
+        function="products",
+    ),
     "attention": FigureCase(
         "attention forward and backward by backend",
         "any",

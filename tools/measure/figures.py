@@ -27,6 +27,7 @@ from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
 from measure.jax_side import OPTIMIZER
 from measure.pipe import Answer, serve
+from measure.products import products
 from measure.quickstart import quickstart
 from measure.tokens import batch as make_batch
 
@@ -214,6 +215,7 @@ FUNCTIONS = {
     "data": data,
     "overhead": overhead,
     "attention": attention,
+    "products": products,
     "quickstart": quickstart,
 }
 
