@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import processes
 import pytest
 
 from jaxlm import cli
@@ -123,3 +124,37 @@ def test_a_run_that_is_not_there_is_one_line(words, code, capsys):
     assert cli.run(words) == code
     error = capsys.readouterr().err
     assert error.startswith("jaxlm: error: nowhere") and len(error.splitlines()) == 1
+
+
+def test_the_folder_that_is_named_is_the_one_that_trains(tmp_path):
+    code, _, err = processes.run(*processes.words(tmp_path, "steps=2"))
+    assert code == errors.DONE, err
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    code, out, err = processes.run("train", str(tmp_path / "copy"), "steps=3")
+    assert code == errors.DONE and f"{tmp_path}/copy: step 3 of 3" in out, err
+    assert [len(processes.losses(tmp_path, name)) for name in ("run", "copy")] == [2, 3]
+    # Fewer steps than there are, or another shape, change nothing of what is there.
+    before = (tmp_path / "copy" / "config.yaml").read_text()
+    code, out, _ = processes.run("train", str(tmp_path / "copy"), "steps=1")
+    assert code == errors.DONE and "3 steps are done, more than steps=1" in out
+    words = ("train", str(tmp_path / "copy"), "model.layers=4", "--allow-change", "model")
+    code, _, err = processes.run(*words)
+    assert code == errors.CONFIG and "its checkpoints hold model.layers=2, not 4" in err
+    assert (tmp_path / "copy" / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("train", "quickstart", "run_dir=a[b]"), errors.CONFIG),
+        (("train", "quickstart", f"run_dir={'a' * 300}"), errors.CONFIG),
+        (("train", "quickstart", "model.embed=2000000000"), errors.CONFIG),
+        (("report", "setup.txt"), errors.CONFIG),
+        (("generate", "nowhere", "--prompt", "x"), errors.CHECKPOINT),
+    ],
+)
+def test_odd_paths_and_sizes_are_one_line(tmp_path, monkeypatch, words, code):
+    (tmp_path / "setup.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    found, out, err = processes.run(*words)
+    assert found == code and err.count("\n") == 1 and not out, err

@@ -86,7 +86,13 @@ def train(
     """Train a model. Run the same line again to continue where it stopped."""
     from jaxlm.config.load import load
 
-    config = load(*_split(arguments))
+    file, overrides = _split(arguments)
+    config = load(file, overrides)
+    moved = (
+        file and os.path.isdir(file) and os.path.realpath(file) != os.path.realpath(config.folder)
+    )
+    if moved and not any(word.startswith("run_dir=") for word in overrides):
+        config = config.model_copy(update={"run_dir": file})  # the folder that was named
     signal.signal(signal.SIGTERM, _leave)  # the loop has its own; imports take seconds until then
     from jaxlm.training import loop
 
@@ -112,16 +118,17 @@ def generate(
     start(platform or _platform_of(run))
     from jaxlm.inference import model
 
-    loaded = model.load(run)
-    print(prompt, end="", flush=True)
-    for piece in loaded.stream(
+    pieces = model.load(run).stream(
         prompt,
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
         seed=seed,
-    ):
+    )
+    first = next(pieces, "")  # what is wrong is said before anything is written
+    print(prompt + first, end="", flush=True)
+    for piece in pieces:
         print(piece, end="", flush=True)
     print()
 
@@ -328,6 +335,9 @@ def _known(error: Exception) -> JaxlmError:
         where = str(error.filename or "disk")
         advice = "it must be writable and have room; or write elsewhere with run_dir="
         return errors.StorageError(where, f"{error.strerror}; {advice}")
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
+        where = str(error.filename or "path")[:200]
+        return errors.ConfigError(where, f"{error.strerror}; name another path")
     if "Unable to initialize backend" in text:
         return errors.ConfigError("platform", f"{text}; run `jaxlm doctor`, or use platform=cpu")
     kind = type(error).__name__

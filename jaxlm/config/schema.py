@@ -231,6 +231,11 @@ class RunConfig(Section):
                 raise ValueError(
                     f"{key}={f[key]} is not a local folder; mount the bucket and name its mount"
                 )
+        if f["run_dir"] and set(f["run_dir"]) & set("[]"):
+            raise ValueError(
+                f"run_dir={f['run_dir']} holds a bracket, which the arrays' files cannot have in "
+                "their path; use another name"
+            )
         longest = vars(f["model"])["max_length"]
         if longest and f["length"] > longest:
             raise ValueError(

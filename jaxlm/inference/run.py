@@ -3,6 +3,7 @@
 What a run starts from, `init`, is another run or a Hugging Face folder.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,11 +48,13 @@ class Run:
 def open_run(folder: str | Path) -> Run:
     """Raises CheckpointError when `folder` is not a run directory."""
     path = Path(folder)
-    if not (path / "config.yaml").is_file() or not (path / "tokenizer").is_dir():
+    if not (path / "config.yaml").is_file():
         raise CheckpointError(
             str(path),
-            "is neither a run (config.yaml and tokenizer/) nor a Hugging Face folder (config.json)",
+            "is neither a run (config.yaml) nor a Hugging Face folder (config.json); name one",
         )
+    if not (path / "tokenizer").is_dir():
+        raise CheckpointError(str(path), "has lost its tokenizer/; put it back from a copy")
     config = load_config(str(path / "config.yaml"), [])
     tokenizer = tokenizers.load(path / "tokenizer")
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
@@ -78,8 +81,13 @@ def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
     )
 
 
+def to_stderr(line: str) -> None:
+    """Where a warning goes when nobody else takes it: not among what is generated."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
 def load_params(
-    run: Run, layout: Layout, step: int | None = None, warn: Callable[[str], None] = print
+    run: Run, layout: Layout, step: int | None = None, warn: Callable[[str], None] = to_stderr
 ) -> tuple[int, Params]:
     """(step, every parameter) of the newest good checkpoint, or of `step`.
 

@@ -11,8 +11,8 @@ def check(max_tokens: int, temperature: float, top_p: float, top_k: int, seed: i
     """Raise ConfigError for settings that mean nothing."""
     if max_tokens < 1:
         raise ConfigError("--max-tokens", f"{max_tokens} is not positive; use 1 or more")
-    if not 0 <= temperature < float("inf"):
-        raise ConfigError("--temperature", f"{temperature} is negative or infinite; 0 is greedy")
+    if not 0 <= temperature <= 1000:
+        raise ConfigError("--temperature", f"{temperature} is not in [0, 1000]; 0 is greedy")
     if not 0 < top_p <= 1:
         raise ConfigError("--top-p", f"{top_p} is not in (0, 1]; 1 keeps every token")
     if top_k < 0:

@@ -12,6 +12,7 @@ from jaxlm.core.section import Section
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Whole = Annotated[int, Field(ge=0, lt=2**31)]
+Width = Annotated[int, Field(ge=1, lt=2**20)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -22,6 +23,8 @@ def _listed(value: Any) -> Any:
 Layers = Annotated[tuple[Whole, ...], BeforeValidator(_listed)]
 Factors = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_listed)]
 
+RUNTIME = ("dropout", "remat", "attention", "unroll")
+"""Fields that change no parameter."""
 VOCAB_MULTIPLE = 128
 """The embedding's rows are padded to a multiple of this, so that they divide over any mesh."""
 
@@ -128,19 +131,19 @@ class Bias(Section):
 class ModelSpec(Section):
     """One transformer. `vocab`, `kv_heads`, `head_dim`, `mlp` and `max_length` may be left at 0."""
 
-    vocab: Whole = 0
+    vocab: Annotated[int, Field(ge=0, lt=2**26)] = 0
     """Number of token ids; 0 is the tokenizer's."""
-    layers: Count = 4
+    layers: Width = 4
     """Blocks in the stack."""
-    embed: Count = 256
+    embed: Width = 256
     """Width of the residual stream, D."""
-    heads: Count = 4
+    heads: Width = 4
     """Query heads, N."""
-    kv_heads: Whole = 0
+    kv_heads: Annotated[int, Field(ge=0, lt=2**20)] = 0
     """Key and value heads, K; 0 is as many as heads. Fewer is grouped-query attention."""
-    head_dim: Whole = 0
+    head_dim: Annotated[int, Field(ge=0, lt=2**20)] = 0
     """Width of one head, H; 0 is embed / heads."""
-    mlp: Whole = 0
+    mlp: Annotated[int, Field(ge=0, lt=2**20)] = 0
     """Hidden width of the MLP, F; 0 is 4 x embed (8/3 x embed when gated, in eights)."""
     activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
     """The MLP's nonlinearity; gelu is the exact one, gelu_tanh its approximation."""

@@ -256,6 +256,11 @@ class Loop:
             run.keeper.checkpoints.wait()
         if unread := run.config.unread():
             voice.warn(f"set, and without effect in this run: {', '.join(unread)}")
+        if skipped := self._window.state["skipped"]:
+            voice.warn(
+                f"{skipped} of {self._step} updates were left out: the gradient was NaN or "
+                "infinite; a lower optimizer.learning_rate or optimizer.clip may help"
+            )
         self._close(code, status)
         if self._primary:
             report.write(run.folder)

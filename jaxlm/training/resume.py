@@ -13,6 +13,7 @@ from jaxlm.checkpoint.owner import NAME as OWNER
 from jaxlm.config.load import changes, dump, load
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.models.spec import RUNTIME
 from jaxlm.training.optim import schedule
 
 MAY_CHANGE = ("steps", "log", "checkpoint", "evaluate", "run_dir", "profile", "watchdog")
@@ -47,7 +48,18 @@ def accept(
     old = load(str(path), []) if begun else config
     if not begun:  # nothing to continue: what an earlier try left is of its own settings
         shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    done = committed(checkpoints)[-1] if begun else 0
+    if begun and config.steps and config.steps < done:
+        say(f"{folder}: {done} steps are done, more than steps={config.steps}")
+        return
     allowed = (*MAY_CHANGE, *allow_change)
+    if fixed := [line for line in changes(old, config) if _is_fixed(line[0])]:
+        key, was, now = fixed[0]
+        raise ConfigError(
+            str(folder),
+            f"its checkpoints hold {key}={_shown(was)}, not {_shown(now)}; write the old one, or "
+            "choose another run_dir or name",
+        )
     if config.batch != old.batch:
         raise ConfigError(
             "batch",
@@ -69,6 +81,13 @@ def accept(
     if old.steps and config.steps and old.steps != config.steps:
         _say_rate(old, config, say)
     _write(path, config)
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether a checkpoint of another value does not fit: no --allow-change makes it."""
+    section, _, name = key.partition(".")
+    shape = section == "model" and name not in RUNTIME
+    return shape or key in ("init", "lora.rank", "lora.targets", "optimizer.type", "trainable")
 
 
 def _say_rate(old: RunConfig, new: RunConfig, say: Callable[[str], None]) -> None:

@@ -17,13 +17,10 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.inference.run import Base, adapted, base_params, frozen_params, origin, shapes
 from jaxlm.models.axes import AXES
-from jaxlm.models.spec import ModelSpec
+from jaxlm.models.spec import RUNTIME, ModelSpec
 from jaxlm.models.transformer import init_params
 from jaxlm.training.optim import Optimizer, init_state, state_shapes
 from jaxlm.training.step import TrainState
-
-RUNTIME = ("dropout", "remat", "attention", "unroll")
-"""Keys of `model` that may be set beside `init`: they change no parameter."""
 
 
 def inherit(config: RunConfig) -> RunConfig:
