@@ -18,7 +18,7 @@ import typer
 
 from jaxlm import __version__
 from jaxlm.cli.convert import app as convert_app
-from jaxlm.cli.setup import EXIT_CODES, start
+from jaxlm.cli.setup import EXIT_CODES, Model, start
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
 
@@ -47,9 +47,6 @@ Arguments = Annotated[
     ),
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, for example runs/run.")]
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A run's folder, or a Hugging Face folder.")
-]
 Platform = Annotated[
     str | None,
     typer.Option(help="auto, cpu, gpu or tpu; the run's own by default.", show_default=False),
@@ -232,7 +229,8 @@ def checkpoint_verify(
     if found.problems:
         raise errors.CheckpointError(
             f"{run}/checkpoints/{found.step}",
-            f"{found.problems[0]}; delete the folder, and the run continues from the one before",
+            f"{found.problems[0]}; delete the folder, and the run continues from the one before, "
+            "or from the start where there is none",
         )
     print(f"step {found.step}: {found.tensors} tensors, {found.nbytes} bytes, all as saved")
 

@@ -5,14 +5,10 @@ from typing import Annotated
 
 import typer
 
-from jaxlm.cli.setup import EXIT_CODES, start
+from jaxlm.cli.setup import EXIT_CODES, Model, start
 from jaxlm.core.errors import CheckpointError, ConfigError
 
 app = typer.Typer(help="Exchange models with Hugging Face, verified.", no_args_is_help=True)
-
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A run's folder, or a Hugging Face folder.")
-]
 
 
 @app.command("export", epilog=EXIT_CODES)
