@@ -20,7 +20,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.hub import load as folders
 from jaxlm.inference.generate import Generator
-from jaxlm.inference.run import compute_dtype, load_params, open_run
+from jaxlm.inference.run import compute_dtype, load_params, open_run, to_stderr
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
 from jaxlm.text import tokenizer as tokenizers
@@ -196,6 +196,8 @@ def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> M
             raise CheckpointError(
                 str(path), f"its tokenizer has {tokenizer.vocab} ids, its model {folder.spec.vocab}"
             )
+        for note in folder.notes:
+            to_stderr(note)
         params = folders.load_params(folder, layout)
         return Model(params, folder.spec, tokenizer, layout, compute_dtype("auto"))
     run = open_run(path)

@@ -143,7 +143,10 @@ def base_params(
     """
     folder, dtype = config.init or "", jnp.dtype(config.param_dtype)
     if folders.is_folder(folder):
-        params = folders.load_params(folders.open_folder(folder), layout, dtype)
+        opened = folders.open_folder(folder)
+        for note in opened.notes:
+            warn(note)
+        params = folders.load_params(opened, layout, dtype)
         found: Base = {"step": 0, "digest": chain({"params": digests(tree.flatten(params))[0]})}
     else:
         step = int(named["step"]) if named else newest(folder)

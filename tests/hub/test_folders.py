@@ -175,3 +175,13 @@ def test_a_folder_with_another_models_tokenizer_is_refused(tokenizer, tmp_path):
     ):
         jaxlm.load(out)
     shutil.rmtree(out)
+
+
+def test_what_is_ignored_is_said(tokenizer, tmp_path, capsys):
+    spec, out = spec_of("llama", tokenizer.vocab), tmp_path / "out"
+    save(out, networks.params(spec), spec, tokenizer, max_shard_bytes=BIG)
+    broken(out, lambda c: c.update(auto_map={"AutoModel": "code.Model"}, attention_dropout=0.1))
+    (out / "code.py").write_text("raise SystemExit('executed')")
+    jaxlm.load(out)
+    said = capsys.readouterr().err
+    assert "auto_map is ignored" in said and "attention_dropout=0.1 is ignored" in said
