@@ -158,3 +158,16 @@ def test_odd_paths_and_sizes_are_one_line(tmp_path, monkeypatch, words, code):
     monkeypatch.chdir(tmp_path)
     found, out, err = processes.run(*words)
     assert found == code and err.count("\n") == 1 and not out, err
+
+
+def test_a_damaged_end_is_not_an_end(tmp_path):
+    words = processes.words(tmp_path, "steps=4", "checkpoint.every=2")
+    code, _, err = processes.run(*words)
+    assert code == errors.DONE, err
+    checkpoints = tmp_path / "run" / "checkpoints"
+    before = inspect.digest(checkpoints)
+    largest = max((checkpoints / "4" / "params").rglob("*"), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-9])
+    code, out, err = processes.run(*words)  # goes on from step 2, to the same end
+    assert code == errors.DONE and "nothing left to do" not in out, err
+    assert inspect.digest(checkpoints) == before and not inspect.verify(checkpoints, 4).problems

@@ -62,6 +62,17 @@ class Checkpoints:
         known = distributed.agree("checkpoint.latest", lambda: inspect.steps(self.folder))
         return known[-1] if known else None
 
+    def is_whole(self, step: int) -> bool:
+        """Whether a committed step's files are there, by their sizes and the sums of small ones."""
+
+        def look() -> bool:
+            with suppress(CheckpointError):
+                found = manifest.load(self.folder / str(step))
+                return not files.problems(self.folder / str(step), found, full=False)
+            return False
+
+        return distributed.agree("checkpoint.whole", look)
+
     def check_space(self, nbytes: int) -> None:
         """Before the first step: raise StorageError unless twice `nbytes` can be written here."""
         self.wait()

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,17 @@ class Metrics:
         self._write()
         for tracker in self._trackers:
             tracker.row(plain)
+
+    def sync(self) -> None:
+        """Have the rows on the disk before a checkpoint that stands for their steps."""
+        if not self._primary:
+            return
+        with suppress(OSError):  # rows that wait are said already
+            handle = os.open(self._path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def cut(self, step: int) -> None:
         """Remove the rows of steps after `step` and a torn last line; call before the first row.

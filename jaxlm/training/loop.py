@@ -71,7 +71,9 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
         distributed.agree("go on", accept)
         run = assemble(config, folder, voice)
         voice.expect(run.steps)
-        if (run.keeper.checkpoints.latest() or 0) >= run.steps:
+        checkpoints = run.keeper.checkpoints
+        newest = checkpoints.latest() or 0
+        if newest >= run.steps and checkpoints.is_whole(newest):
             if primary and record.read(folder).get("status") != "done":  # killed at the very end
                 record.finish(folder, "done", step=run.steps)
                 report.write(folder)
@@ -226,6 +228,7 @@ class Loop:
 
     def _save(self) -> None:
         self._window.drain()
+        self._metrics.sync()
         meta = {
             "window": self._window.state,
             "steps": self._run.steps,
