@@ -1,8 +1,11 @@
 """How much memory the devices of this process use."""
 
+import os
 import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +22,16 @@ def peak_bytes(devices: Sequence[Any] | None = None) -> int:
 def byte_limit(devices: Sequence[Any] | None = None) -> int | None:
     """Bytes that a device of this process may use; None where devices do not say."""
     return _fullest("bytes_limit", devices) or None
+
+
+def host_bytes(root: Path = Path("/")) -> int:
+    """Memory of the machine whose /sys lies under `root`, or of the container where it has less."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [machine]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroups of version 2 and 1
+        with suppress(OSError, ValueError):  # "max" is no limit
+            limits.append(int((root / "sys/fs/cgroup" / name).read_text()))
+    return min(limits)
 
 
 def _fullest(name: str, devices: Sequence[Any] | None) -> int:

@@ -1,6 +1,5 @@
 """When a step does not fit: what takes the memory, and three overrides that help."""
 
-import os
 from typing import Any
 
 from jaxlm.core import tree
@@ -22,7 +21,7 @@ def check_fits(run: Run, voice: Progress) -> None:
     memory, and a system that runs out of it kills the process without a word.
     """
     step, use = _estimated(run)
-    limit = memory.byte_limit() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = memory.byte_limit() or memory.host_bytes()
     rows = 5 * 4 * step.batch * step.length  # the arrays of a batch on the host, prefetched twice
     if use.total > 2 * limit or 3 * rows > limit:
         raise out_of_memory(run, voice)
