@@ -28,6 +28,10 @@ MAGIC = re.compile(r"[*?\[]")
 BOM = b"\xef\xbb\xbf"
 
 
+class NotFoundError(DataError):
+    """A path that leads to no file here."""
+
+
 class Source(Protocol):
     """What is read of a source in the configuration."""
 
@@ -50,8 +54,8 @@ class Source(Protocol):
 def find(path: str) -> list[Any]:
     """The files of a source, sorted: one file, those in a folder or of a glob, or the stdlib.
 
-    Raises DataError when there is none, for a format that is not read, and for a scheme whose extra
-    is not installed.
+    Raises NotFoundError when the path leads nowhere, DataError for a folder without files, a format
+    that is not read, and a scheme whose extra is not installed.
     """
     if path == STDLIB:
         return _stdlib()
@@ -70,8 +74,9 @@ def find(path: str) -> list[Any]:
             found = sorted(_path(path[:start] or ".").glob(path[start:]))
             if files := [_checked(file) for file in found if not _is_local_folder(file)]:
                 return files
-            raise DataError(path, "no file matches; quote the glob against the shell")
-        raise DataError(path, f"no such file or folder{_nearest(root)}")
+            wrong = f"no file matches{_searched(path)}"
+            raise NotFoundError(path, f"{wrong}; quote the glob against the shell")
+        raise NotFoundError(path, f"no such file or folder{_searched(path)}; {_nearest(root)}")
 
 
 def read(source: Source, counts: Counter[str] | None = None) -> Iterator[str]:
@@ -126,7 +131,8 @@ def reading(where: Any) -> Iterator[None]:
         ) from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(str(where), f"cannot be read: {reason.splitlines()[0]}") from error
+        wrong = f"cannot be read: {reason.splitlines()[0].rstrip('.')}"
+        raise DataError(str(where), f"{wrong}; repair the file or name another") from error
 
 
 def _path(path: str) -> Any:
@@ -141,15 +147,21 @@ def _path(path: str) -> Any:
     return epath.Path(path)
 
 
+def _searched(path: str) -> str:
+    """Where a relative path was looked for; nothing for one that says so itself."""
+    whole = "://" in path or Path(path).expanduser().is_absolute()
+    return "" if whole else f" in {Path.cwd()}"
+
+
 def _nearest(root: Any) -> str:
-    """What was probably meant, or where it was looked for."""
+    """What was probably meant, or what may be written."""
     try:
         there = [entry.name for entry in root.parent.iterdir()]
     except OSError:
         there = []
     if near := difflib.get_close_matches(root.name, there, n=1):
-        return f"; did you mean {root.parent / near[0]}?"
-    return f" (looked in {Path.cwd()}); write its whole path, or `stdlib`"
+        return f"did you mean {root.parent / near[0]}?"
+    return "write its whole path, or `stdlib`"
 
 
 def _checked(file: Any) -> Any:
@@ -259,7 +271,8 @@ def _record(line: str, where: str) -> dict[str, Any]:
         wrong = f"not JSON: {error.msg.removesuffix(' at')}; write one object per line"
         raise DataError(f"{where}:{error.colno}", wrong) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(where, f"not JSON that can be read: {error}") from None
+        wrong = f"not JSON that can be read: {error}; write one flat object per line"
+        raise DataError(where, wrong) from None
     if not isinstance(record, dict):
         raise DataError(
             where, f"{type(record).__name__} where an object is meant; write one per line"

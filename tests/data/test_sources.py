@@ -1,6 +1,7 @@
 import gzip
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -128,9 +129,9 @@ WRONG = [
         ":2",
         "character 1 of text is the lone surrogate U\\+D83D",
     ),
-    ("h.jsonl", b"[" * 100_000, ":1", "not JSON that can be read"),
+    ("h.jsonl", b"[" * 100_000, ":1", "not JSON that can be read.*; write one flat object per"),
     ("i.jsonl", b"9" * 5000, ":1", "not JSON that can be read"),
-    ("a.jsonl.gz", gzip.compress(CUT, mtime=0)[:-12], "", "cannot be read"),
+    ("a.jsonl.gz", gzip.compress(CUT, mtime=0)[:-12], "", "cannot be read.*; repair the file"),
     ("b.jsonl.gz", CUT, "", "cannot be read: Not a gzipped file"),
     ("a.jsonl.zst", zstandard.compress(CUT)[:-3], "", "ends inside a compressed frame"),
     ("b.jsonl.zst", CUT, "", "cannot be read"),
@@ -169,6 +170,19 @@ def test_no_files_is_an_error(tmp_path, path, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=message):
         sources.find(str(tmp_path / path))
+
+
+def test_what_is_not_there_is_said_with_the_nearest_name_and_the_folder(tmp_path, monkeypatch):
+    write(tmp_path / "corpus" / "train.txt", b"x")
+    monkeypatch.chdir(tmp_path)
+    for path, line in [
+        ("corpus/trian.txt", f"in {tmp_path}; did you mean corpus/train.txt?"),
+        ("elsewhere.txt", f"in {tmp_path}; write its whole path, or `stdlib`"),
+        ("corpus/*.jsonl", f"in {tmp_path}; quote the glob"),
+        (f"{tmp_path}/elsewhere.txt", "no such file or folder; write"),
+    ]:
+        with pytest.raises(sources.NotFoundError, match=re.escape(line)):
+            sources.find(path)
 
 
 class Bucket(MemoryFileSystem):

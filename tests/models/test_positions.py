@@ -111,6 +111,8 @@ def test_without_positions_order_shows_through_causality_alone():
         ({"experts": {"count": 2}, "gated": False}, "experts are gated and have no bias"),
         ({"experts": {"count": 2, "chosen": 3}}, "use experts.chosen=2 or less"),
         ({"window": {"size": 4, "full": [7]}}, "use layers from 0 to 1"),
+        ({"embed": 96, "heads": 12, "kv_heads": 8}, "kv_heads=8; use kv_heads=4"),
+        ({"layers": 6, "unroll": 4}, "unroll=4; use unroll=2"),
     ],
 )
 def test_a_shape_that_cannot_be_computed_is_refused(changes, line):
