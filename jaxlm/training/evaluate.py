@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax import Array
 from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
+from jaxlm.data import sources
 from jaxlm.data.pipeline import Dataset, open_validation
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.transformer import make_forward
@@ -93,6 +94,22 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def check_found(wanted: Sequence[sources.Source]) -> None:
+    """Raise DataError naming every path of a run's data that leads nowhere from here."""
+    gone = []
+    for source in wanted:
+        try:
+            sources.find(source.path)
+        except sources.NotFoundError:
+            gone.append(source.path)
+    if gone:
+        raise DataError(
+            ", ".join(gone),
+            f"not found from {Path.cwd()}; run `jaxlm eval` in the folder where the run was "
+            "started, or put the files there",
+        )
+
+
 def evaluate_run(
     run_dir: str | Path, batches: int | None = None, say: Callable[[str], None] = _say
 ) -> dict[str, float]:
@@ -100,13 +117,16 @@ def evaluate_run(
 
     batches: at most so many, all of them by default. say: told of long work and of what is wrong;
     stderr by default. Returns step, loss, perplexity, bits_per_byte
-    and tokens. Raises DataError when the run holds nothing out, CheckpointError as loading does.
+    and tokens. Raises DataError when the run holds nothing out or its files are not here,
+    CheckpointError as loading does.
     """
     run = open_run(run_dir)
     config = run.config
     if config.data.validation is None:
         raise DataError("data.validation", "the run holds nothing out; set it and train again")
     layout = Layout(make_mesh({"fsdp": -1}))
+    own = config.data.validation
+    check_found(own if isinstance(own, tuple) else config.data.train)
     held = open_validation(
         config.data.train,
         config.data.validation,
