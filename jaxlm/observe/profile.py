@@ -55,6 +55,13 @@ class Profiler:
         self.stop()
 
 
+def check_reached(steps: str | None, last: int) -> None:
+    """Raise ConfigError when `steps`, `A:B`, begins after the `last` updates of the run."""
+    if steps and (first := _range(steps)[0]) >= last:
+        what = f"{steps} begins at step {first} of a run of {last}; use {last - 1}:{last} or before"
+        raise ConfigError("profile.steps", what)
+
+
 def _range(steps: str) -> tuple[int, int]:
     first, _, end = steps.partition(":")
     if not (first.isdigit() and end.isdigit() and int(first) < int(end)):

@@ -75,6 +75,17 @@ def schedule(s: Any, peak: float, steps: int) -> Rate:
     return optax.join_schedules([warm, after], [s.warmup])
 
 
+def unfinished(s: Any, steps: int) -> str | None:
+    """What to say of a warm-up that does not end within the run's `steps`, if it does not."""
+    if s.warmup <= steps:
+        return None
+    share = steps / s.warmup
+    return (
+        f"optimizer.schedule.warmup={s.warmup} is longer than the run of {steps} steps: the rate "
+        f"only reaches {share:.0%} of its peak; use {max(steps // 10, 1)} or so"
+    )
+
+
 class Decay(NamedTuple):
     """Decoupled weight decay and the parameters that have it."""
 

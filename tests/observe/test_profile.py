@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxlm.core.errors import ConfigError
-from jaxlm.observe.profile import Profiler
+from jaxlm.observe.profile import Profiler, check_reached
 
 
 def traces(folder):
@@ -15,6 +15,13 @@ def traces(folder):
 def test_a_range_without_a_step_is_refused(tmp_path, steps):
     with pytest.raises(ConfigError, match="profile.steps: .*10:15"):
         Profiler(steps, tmp_path)
+
+
+def test_a_range_after_the_last_step_is_refused():
+    with pytest.raises(ConfigError, match="profile.steps: 10:15 begins .* run of 10; use 9:10"):
+        check_reached("10:15", 10)
+    check_reached("9:15", 10)
+    check_reached(None, 1)
 
 
 def test_the_trace_ends_where_asked(tmp_path):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from jaxlm.config import optimizers as keys
-from jaxlm.training.optim import SCHEDULES, schedule
+from jaxlm.training.optim import SCHEDULES, schedule, unfinished
 
 PEAK, STEPS, WARMUP = 2e-3, 100, 10
 
@@ -57,3 +57,12 @@ def test_a_long_warmup_leaves_the_fall_what_is_left():
     section = keys.WarmupStableDecay(warmup=90, final=0.25, decay=0.5)
     rate = schedule(section, PEAK, STEPS)
     assert float(rate(STEPS)) == pytest.approx(0.25 * PEAK)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_warmup_longer_than_the_run_is_said_with_the_rate_it_reaches(kind):
+    section = SECTIONS[kind].model_copy(update={"warmup": 80})
+    assert unfinished(section, 80) is None
+    line = unfinished(section, 20)
+    assert line and "warmup=80" in line and "25% of its peak; use 2 or so" in line
+    assert float(schedule(section, PEAK, 20)(19)) == pytest.approx(0.25 * PEAK)
