@@ -26,12 +26,13 @@ from jaxlm.core.platform import choose_platform, use_compile_cache
 from jaxlm.data.pipeline import Dataset, prefetch
 from jaxlm.observe import flops, memory, record, report, trackers
 from jaxlm.observe.metrics import Metrics
-from jaxlm.observe.profile import Profiler
+from jaxlm.observe.profile import Profiler, check_reached
 from jaxlm.observe.progress import Progress
 from jaxlm.plan.memory import is_out_of_memory
 from jaxlm.training import resume
 from jaxlm.training.assemble import Run, assemble
 from jaxlm.training.evaluate import evaluate, place
+from jaxlm.training.optim import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
@@ -79,6 +80,9 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
                 report.write(folder)
             voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
             return DONE
+        check_reached(config.profile.steps, run.steps)
+        if line := unfinished(config.optimizer.schedule, run.steps):
+            voice.warn(line)
         other_data = any(key.split(".")[0] in DATA_KEYS for key in allow_change)
         watchdog = stack.enter_context(Watchdog(config.watchdog))
         return Loop(run, voice, signals, watchdog, other_data=other_data).run()
