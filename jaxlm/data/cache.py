@@ -33,7 +33,9 @@ CHUNK = 2**22
 PART = 2**18
 """Characters in such a part, at most."""
 LARGE = 2**26
-"""Bytes from which a file's digest is remembered by its name, size and time of change."""
+"""Bytes from which a local file's digest is remembered by its name, size and time of change."""
+VERSION = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "updated")
+"""What the file systems of buckets tell of a file's content; each has names of its own."""
 SPLITS = ("train", "held")
 Say = Callable[[str], None]
 
@@ -116,27 +118,54 @@ def _writing(where: Path) -> Iterator[None]:
 
 
 def _digest(file: Any, root: Path) -> str:
-    """sha256 of a file's bytes. That of a large one is remembered in `root`."""
+    """sha256 of a file's bytes. That of a large or remote one is remembered in `root`."""
     with sources.reading(file):
-        status = file.stat()
-        size = getattr(status, "st_size", None) or getattr(status, "length", 0)
-        if size < LARGE:
-            with file.open("rb") as stream:
-                return hashlib.sha256(stream.read()).hexdigest()
-        changed = [getattr(status, name, 0) for name in ("st_mtime_ns", "st_ctime_ns", "mtime")]
-        about = json.dumps([str(file), size, *changed]).encode()
+        version = _version(file)
+        if version is None:
+            return _sha256(file)
+        about = json.dumps([str(file), *version]).encode()
         memory = root / f"digest-{hashlib.sha256(about).hexdigest()[:32]}"
         if memory.is_file():
             return memory.read_text()
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(2**22):
-                digest.update(block)
+        digest = _sha256(file)
     with suppress(OSError):  # a cache that may only be read is one too
         fresh = root / f"digest-{uuid.uuid4().hex}"
-        fresh.write_text(digest.hexdigest())
+        fresh.write_text(digest)
         fresh.rename(memory)
+    return digest
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**22):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def _version(file: Any) -> list[Any] | None:
+    """What changes whenever a file does and costs no reading; None where it must be read."""
+    if isinstance(file, Path):
+        status = file.stat()
+        large = status.st_size >= LARGE
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns] if large else None
+    if (remote := _remote(str(file))) is None:
+        return None
+    told = remote.info(str(file))
+    known = [str(told[name]) for name in VERSION if told.get(name)]
+    return [told["size"], *known] if known else None
+
+
+def _remote(path: str) -> Any:
+    """fsspec's file system of a path in a bucket; None for a local one."""
+    if "://" not in path:
+        return None
+    from etils.epath import backend  # its paths tell a time that S3 does not have, and no ETag
+
+    try:
+        return backend.fsspec_backend.fs(path)
+    except ImportError:  # epath reads gs:// through tensorflow where that is installed
+        return None
 
 
 @contextmanager
@@ -185,6 +214,9 @@ def _clear(root: Path) -> None:
 
 
 def _key(source: Source, what: list[Any], root: Path) -> str:
+    with sources.reading(source.path):
+        if (remote := _remote(source.path)) is not None:
+            remote.invalidate_cache()  # a listing from before would hide what changed since
     files = [[sources.suffix(file), _digest(file, root)] for file in sources.find(source.path)]
     return hashlib.sha256(json.dumps([*what, files]).encode()).hexdigest()[:32]
 

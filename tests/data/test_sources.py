@@ -1,5 +1,4 @@
 import gzip
-import importlib
 import json
 import re
 import subprocess
@@ -10,7 +9,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
-from fsspec.implementations.memory import MemoryFileSystem
 
 from jaxlm.config.schema import Source
 from jaxlm.core.errors import DataError
@@ -183,28 +181,6 @@ def test_what_is_not_there_is_said_with_the_nearest_name_and_the_folder(tmp_path
     ]:
         with pytest.raises(sources.NotFoundError, match=re.escape(line)):
             sources.find(path)
-
-
-class Bucket(MemoryFileSystem):
-    """A real file system of fsspec, in memory, under the name of Google's."""
-
-    protocol = ("gcs", "gs")
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("gs://"))
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    from etils.epath import backend
-
-    registry = importlib.import_module("fsspec.registry")._registry
-    monkeypatch.setitem(registry, "gcs", Bucket)
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    yield Bucket()
-    Bucket.store.clear()
-    backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 def test_a_bucket_reads_like_a_folder(bucket):

@@ -80,6 +80,34 @@ def test_a_large_file_that_changes_is_read_again(tokenizer, jsonl, tmp_path, mon
     assert tokenized(jsonl("a", same_size), tokenizer, folder=folder).train.digest != first
 
 
+def record(text):
+    return json.dumps({"text": text}).encode() + b"\n"
+
+
+def test_a_file_in_a_bucket_is_read_again_only_when_it_has_changed(
+    tokenizer, bucket, tmp_path, monkeypatch
+):
+    source, folder = Source(path="gs://b/a.jsonl"), tmp_path / "cache"
+    bucket.pipe("/b/a.jsonl", record("one fox"))
+    first = tokenized(source, tokenizer, folder=folder).train.digest
+    with monkeypatch.context() as closed:
+        closed.setattr(type(bucket), "_open", None)
+        assert tokenized(source, tokenizer, folder=folder).train.digest == first
+    bucket.pipe("/b/a.jsonl", record("one cat"))  # of the same size
+    assert tokenized(source, tokenizer, folder=folder).train.digest != first
+
+
+def test_a_bucket_that_tells_nothing_of_the_content_is_read(
+    tokenizer, bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache, "VERSION", ())
+    source, folder = Source(path="gs://b/a.jsonl"), tmp_path / "cache"
+    bucket.pipe("/b/a.jsonl", record("one fox"))
+    first = tokenized(source, tokenizer, folder=folder).train.digest
+    bucket.pipe("/b/a.jsonl", record("one cat"))
+    assert tokenized(source, tokenizer, folder=folder).train.digest != first
+
+
 def test_held_out_documents_are_a_share_chosen_by_their_text(tokenizer, jsonl, tmp_path):
     texts = [f"text number {i}" for i in range(2000)]
     found = tokenized(jsonl("a", texts), tokenizer, hold_out=0.1, folder=tmp_path / "cache")
