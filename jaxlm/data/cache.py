@@ -96,7 +96,7 @@ def tokenized(
     if (cached := _open(root / key)) is not None:
         return cached
     _clear(root)
-    with _writing(root), _alone(root / f"{key}.lock", source.path, say), _temporary(root) as folder:
+    with _writing(root), _temporary(root) as folder, _alone(root / f"{key}.lock", source.path, say):
         if (cached := _open(root / key)) is not None:  # another process has just written it
             return cached
         _write(folder, source, tokenizer, parse_special, hold_out, say)
@@ -187,7 +187,10 @@ def _temporary(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def _alone(lock: Path, where: str, say: Say | None) -> Iterator[None]:
-    """One writer of a cache at a time on this disk; the kernel frees the lock of a dead one."""
+    """One writer of a cache at a time on this disk; the kernel frees the lock of a dead one.
+
+    The file stays, for `_clear`: without it, who comes later would not wait for who waits now.
+    """
     with lock.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -197,10 +200,7 @@ def _alone(lock: Path, where: str, say: Say | None) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             pass  # no locks on this disk: whoever writes the same one agrees
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)  # who waits has it open; who comes later finds the cache
+        yield
 
 
 def _clear(root: Path) -> None:

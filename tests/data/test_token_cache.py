@@ -1,12 +1,18 @@
+import fcntl
 import itertools
 import json
 import multiprocessing
 import os
+import queue
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -189,6 +195,48 @@ def test_two_processes_that_make_the_same_cache_agree(tokenizer, jsonl, tmp_path
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert content(tmp_path / "both") == content(tmp_path / "whole")
+
+
+def test_who_comes_second_waits_and_opens_what_the_first_wrote(
+    tokenizer, jsonl, tmp_path, monkeypatch
+):
+    source, said = jsonl("a", TEXTS), queue.Queue()
+    written = tokenized(source, tokenizer, folder=tmp_path / "first").train
+    [whole] = (tmp_path / "first").glob("*/manifest.json")
+    key, folder = whole.parent.name, tmp_path / "second"
+    folder.mkdir()
+    monkeypatch.setattr(Tokenizer, "encode_batch", None)
+    with ThreadPoolExecutor() as pool:
+        with cache._temporary(folder), cache._alone(folder / f"{key}.lock", "a", None):
+            waiting = pool.submit(tokenized, source, tokenizer, folder=folder, say=said.put)
+            assert "another process tokenizes" in said.get(timeout=240)
+            cache._clear(folder)  # of a third, which must not take the lock away
+            shutil.copytree(whole.parent, folder / key)
+        assert waiting.result(timeout=240).train.digest == written.digest
+
+
+def test_after_a_writer_that_failed_there_is_one_again(tmp_path):
+    lock, said = tmp_path / "key.lock", queue.Queue()
+    writes, go = threading.Event(), threading.Event()
+
+    def second():
+        with cache._alone(lock, "a", said.put):
+            writes.set()
+            go.wait(240)
+
+    with ThreadPoolExecutor() as pool:
+        with suppress(DataError), cache._alone(lock, "a", None):
+            end = pool.submit(second)
+            said.get(timeout=240)
+            raise DataError("a", "bad")
+        assert writes.wait(240)
+        with lock.open("w") as third:
+            try:
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(third, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                go.set()
+        end.result(timeout=240)
 
 
 def test_a_living_process_is_not_cleared_away(tmp_path):
