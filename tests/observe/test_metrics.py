@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import resource
 
 import numpy as np
@@ -55,6 +56,15 @@ def test_reading_leaves_a_torn_last_line_out_and_refuses_one_in_the_middle(tmp_p
     (tmp_path / FILE).write_bytes(b'{"step": 1, "lo\n' + content)
     with pytest.raises(DataError, match=f"{FILE}:1: "):
         read(tmp_path)
+
+
+def test_rows_are_brought_to_the_disk_before_a_save(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    metrics = Metrics(tmp_path, primary=True)
+    metrics.row({"step": 1})
+    metrics.sync()
+    assert synced == [(tmp_path / FILE).stat().st_ino]
 
 
 def test_a_file_that_needs_no_cut_is_left_alone(tmp_path):
