@@ -80,7 +80,8 @@ def test_what_is_imported_is_required():
     found |= {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}
     lines = itertools.chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
     named = {re.split(r"[^A-Za-z0-9_-]", line)[0].replace("-", "_") for line in lines}
-    named |= {"absl", "yaml", "orbax", "mlflow", "jaxlm", "jaxlib"}  # by another name, or with jax
+    named |= {"absl", "google", "yaml", "orbax", "mlflow"}  # by another name
+    named |= {"jaxlm", "jaxlib"}
     roots = {name.partition(".")[0] for name in found}
     assert roots - named - set(sys.stdlib_module_names) == set()
 
@@ -88,7 +89,9 @@ def test_what_is_imported_is_required():
 def test_what_is_required_is_imported():
     """Or read through another library: epath's paths, and arrow's and tensorstore's files."""
     text = "".join(path.read_text() for path in (ROOT / "jaxlm").rglob("*.py"))
+    others = {"absl_py": "absl", "pyyaml": "yaml", "orbax_checkpoint": "orbax"}
+    others["protobuf"] = "google.protobuf"
     for line in PROJECT["dependencies"]:
         name = re.split(r"[^A-Za-z0-9_-]", line)[0].replace("-", "_")
-        module = {"absl_py": "absl", "pyyaml": "yaml", "orbax_checkpoint": "orbax"}.get(name, name)
+        module = others.get(name, name)
         assert re.search(rf"^\s*(import|from) {module}\b", text, re.MULTILINE), name

@@ -1,6 +1,7 @@
 """tokenizer.json: byte-level BPE, WordPiece and Unigram through the `tokenizers` library."""
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -8,7 +9,11 @@ import numpy as np
 import tokenizers
 
 from jaxlm.core.errors import DataError
-from jaxlm.text.tokenizer import KNOWN_ENDS, Tokenizer, named
+from jaxlm.text import files
+from jaxlm.text.files import named
+from jaxlm.text.tokenizer import KNOWN_ENDS, Tokenizer
+
+HIDDEN = "\0hidden\0"
 
 
 class HuggingFace(Tokenizer):
@@ -19,7 +24,7 @@ class HuggingFace(Tokenizer):
     def __init__(self, data: bytes, config: dict[str, Any], where: str = file):
         super().__init__(data, config)
         self._where = where
-        ids = self._plain.get_vocab(with_added_tokens=True)
+        ids = self._parsing.get_vocab(with_added_tokens=True)
         self.vocab = max(ids.values()) + 1
         end = named(config, "eos_token") or next((name for name in KNOWN_ENDS if name in ids), None)
         if end not in ids:
@@ -32,36 +37,32 @@ class HuggingFace(Tokenizer):
         self.bos = self._first()
 
     @cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
-        """Special tokens inside a text stay text."""
-        backend = self._build()
-        names = {named(self._config, key) for key in ("bos_token", "eos_token", "pad_token")}
-        for token in backend.get_added_tokens_decoder().values():
-            if token.content in names and not token.special:
-                # only tokens flagged special can be kept from matching
-                special = tokenizers.AddedToken(token.content, normalized=False, special=True)
-                backend.add_special_tokens([special])
-        backend.encode_special_tokens = True
-        return backend
-
-    @cached_property
     def _parsing(self) -> tokenizers.Tokenizer:
-        """Special tokens inside a text become their ids. The switch alone is not thread-safe."""
-        return self._build()
-
-    def _build(self) -> tokenizers.Tokenizer:
+        """Special tokens inside a text become their ids."""
         try:
             backend = tokenizers.Tokenizer.from_buffer(self._data)
         except ValueError as error:
             raise DataError(self._where, f"not a tokenizer.json: {error}") from error
         backend.no_truncation()  # some files switch it on, and documents would lose their ends
         backend.no_padding()
+        self._beyond = add_listed(backend, files.listed(self.config), self._where)
+        flag_special(backend, files.specials(self.config))
+        return backend
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """Special tokens inside a text stay text. The switch alone is not thread-safe."""
+        state = json.loads(self._parsing.to_str())
+        if state["model"].get("type") == "Unigram":
+            _hide_special(state)
+        backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+        backend.encode_special_tokens = True
         return backend
 
     def _first(self) -> int | None:
         """The id that the file's own post-processor puts before a text."""
-        bare = self._plain.encode("a", add_special_tokens=False).ids
-        full = self._plain.encode("a", add_special_tokens=True).ids
+        bare = self._parsing.encode("a", add_special_tokens=False).ids
+        full = self._parsing.encode("a", add_special_tokens=True).ids
         return full[0] if bare and full[: len(bare)] != bare else None
 
     def _ids(self, text: str, parse_special: bool, add_special: bool) -> list[int]:
@@ -74,25 +75,69 @@ class HuggingFace(Tokenizer):
         return [encoding.ids for encoding in found]
 
     def _text(self, ids: list[int], skip_special: bool) -> str:
-        return self._plain.decode(ids, skip_special_tokens=skip_special)
+        return self._parsing.decode(ids, skip_special_tokens=skip_special)
 
     def token_bytes(self) -> np.ndarray:
         """As every tokenizer's; a WordPiece that begins a word counts the space before it."""
-        decoder = json.dumps(json.loads(self._plain.to_str())["decoder"])
+        decoder = json.dumps(json.loads(self._parsing.to_str())["decoder"])
         if '"ByteLevel"' in decoder:
             size = len  # each character of a piece stands for one byte
         elif '"WordPiece"' in decoder:
             size = _wordpiece_bytes
         else:
             size = piece_bytes
-        added = self._plain.get_added_tokens_decoder()
+        added = self._parsing.get_added_tokens_decoder()
         sizes = np.zeros(self.vocab, np.int32)
-        for piece, index in self._plain.get_vocab(with_added_tokens=True).items():
+        for piece, index in self._parsing.get_vocab(with_added_tokens=True).items():
             if index not in added:
                 sizes[index] = size(piece)
             elif not added[index].special:
                 sizes[index] = len(piece.encode())
         return sizes
+
+
+def add_listed(
+    backend: tokenizers.Tokenizer, tokens: dict[int, tokenizers.AddedToken], where: str
+) -> tuple[str, ...]:
+    """Add tokens by id, and return those that were not in the vocabulary.
+
+    Raises DataError where an id would be another.
+    """
+    known, beyond = backend.get_added_tokens_decoder(), []
+    for index, token in tokens.items():
+        if backend.token_to_id(token.content) is None:
+            beyond.append(token.content)
+        if repr(known.get(index)) != repr(token):
+            backend.add_tokens([token])
+        if (found := backend.token_to_id(token.content)) != index:
+            raise DataError(
+                where, f"its vocabulary has {token.content!r} at {found}, tokens added at {index}"
+            )
+    return tuple(beyond)
+
+
+def flag_special(backend: tokenizers.Tokenizer, names: Iterable[str]) -> None:
+    """Have the named tokens that are in the vocabulary found in a text, or kept from it."""
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    for name in names:
+        token = known.get(name) or tokenizers.AddedToken(name, normalized=False)
+        if backend.token_to_id(name) is not None and not token.special:
+            token.special = True
+            backend.add_special_tokens([token])
+
+
+def _hide_special(state: dict[str, Any]) -> None:
+    """Keep special pieces of a unigram vocabulary from being found in a text as other pieces are.
+
+    state: a tokenizer.json, changed in place. Their ids stay, under names that no text has.
+    """
+    vocab = state["model"]["vocab"]
+    special = {token["content"] for token in state["added_tokens"] if token["special"]}
+    inside = special & {piece for piece, _ in vocab}
+    state["model"]["vocab"] = [
+        [HIDDEN + piece if piece in inside else piece, score] for piece, score in vocab
+    ]
+    state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in inside]
 
 
 def piece_bytes(piece: str) -> int:

@@ -3,14 +3,17 @@
 import os
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sentencepiece
 
 from jaxlm.core.errors import DataError
+from jaxlm.text import files, legacy
+from jaxlm.text.files import named
 from jaxlm.text.huggingface import piece_bytes
-from jaxlm.text.tokenizer import Tokenizer, named
+from jaxlm.text.tokenizer import OWN_MODEL, Tokenizer
 
 
 class SentencePiece(Tokenizer):
@@ -50,21 +53,21 @@ class SentencePiece(Tokenizer):
         return otherwise if otherwise >= 0 else None
 
     @cached_property
-    def _special(self) -> dict[str, int]:
+    def _names(self) -> dict[str, int]:
         """Names of the pieces that no text becomes."""
         ids = [i for i in range(self.vocab) if self._model.is_control(i)]
         return {self._model.id_to_piece(i): i for i in {*ids, self.eos, self.pad}}
 
     @cached_property
     def _boundary(self) -> re.Pattern[str]:
-        longest = sorted(self._special, key=len, reverse=True)
+        longest = sorted(self._names, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, longest)) + ")")
 
     def _parsed(self, text: str) -> list[int]:
         """Text between special tokens is encoded as a text of its own."""
         ids: list[int] = []
         for part in self._boundary.split(text):
-            special = self._special.get(part)
+            special = self._names.get(part)
             ids += self._model.encode(part) if special is None else [special]
         return ids
 
@@ -82,9 +85,9 @@ class SentencePiece(Tokenizer):
 
     def _text(self, ids: list[int], skip_special: bool) -> str:
         if skip_special:
-            special = set(self._special.values())
+            special = set(self._names.values())
             return self._model.decode([i for i in ids if i not in special])
-        names = {index: name for name, index in self._special.items()}
+        names = {index: name for name, index in self._names.items()}
         text, run = "", []
         for index in ids:
             if index in names:
@@ -93,9 +96,23 @@ class SentencePiece(Tokenizer):
                 run.append(index)
         return text + self._model.decode(run)
 
+    def save(self, folder: str | Path) -> None:
+        """As every tokenizer's, and a tokenizer.json for who cannot read the model by itself.
+
+        The configuration says that the model is the one to prefer here.
+        """
+        super().save(folder)
+        folder = Path(folder)
+        try:
+            data, config = legacy.convert(folder / self.file, self.config, legacy.PLAIN)
+        except DataError:  # models of words and of characters have no such form
+            return
+        (folder / "tokenizer.json").write_bytes(data)
+        files.write(folder, config | {OWN_MODEL: self.file}, self.templates, self.ends)
+
     def token_bytes(self) -> np.ndarray:
         """As every tokenizer's; a piece of byte fallback is one byte, an unknown piece none."""
-        model, special = self._model, set(self._special.values())
+        model, special = self._model, set(self._names.values())
         sizes = np.zeros(self.vocab, np.int32)
         for index in range(self.vocab):
             if index not in special and not model.is_unknown(index) and not model.is_unused(index):

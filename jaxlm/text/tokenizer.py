@@ -10,20 +10,31 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxlm.core.errors import DataError
+from jaxlm.text import files
 
 END = "<|endoftext|>"
 """The end-of-document token of the tokenizers trained here."""
 KNOWN_ENDS = (END, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 """Tried in this order where no file names the end-of-document token."""
-CONFIGS = ("special_tokens_map.json", "tokenizer_config.json")
-"""Files beside the model that name special tokens; the later one wins."""
+FORMS = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+)
+"""The files that a tokenizer is read from. The first form that a folder has is the one."""
+OWN_MODEL = "sentencepiece_model"
+"""The key of tokenizer_config.json that names the file to prefer to tokenizer.json."""
 
 
 class Tokenizer(ABC):
     """Text to ids and back.
 
-    vocab: number of ids. eos: ends every document. bos: what this tokenizer itself puts before a
-    text, or None. pad: fills rows; eos where the files name no other.
+    vocab: number of ids. eos: ends every document. ends: all ids that end generation, eos first.
+    bos: what this tokenizer itself puts before a text, or None. pad: fills rows; eos where the
+    files name no other. config: what the files beside the model say. templates: chat templates by
+    name, each (the file it is from, its source); jaxlm.text.chat renders them.
     """
 
     file: ClassVar[str]
@@ -33,7 +44,9 @@ class Tokenizer(ABC):
     pad: int
 
     def __init__(self, data: bytes, config: dict[str, Any]):
-        self._data, self._config = data, config
+        self._data, self.config = data, config
+        self._beyond: tuple[str, ...] = ()
+        self.templates: dict[str, tuple[str, str]] = {}
 
     @abstractmethod
     def _ids(self, text: str, parse_special: bool, add_special: bool) -> list[int]: ...
@@ -81,56 +94,70 @@ class Tokenizer(ABC):
         return self._text(ids, skip_special)
 
     @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end generation, eos first."""
+        return (self.eos,)
+
+    @property
+    def special(self) -> dict[str, str]:
+        """The special tokens that have a key in the files, such as bos_token, by that key."""
+        return files.special(self.config)
+
+    @cached_property
     def digest(self) -> str:
         """sha256 of the model file's bytes and of the special ids that were read from the rest."""
-        special = json.dumps([self.file, self.bos, self.eos, self.pad]).encode()
+        special = json.dumps([self.file, self.bos, self.eos, self.pad, *self._beyond]).encode()
         return hashlib.sha256(hashlib.sha256(self._data).digest() + special).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write the model file, byte for byte, and tokenizer_config.json into `folder`."""
+        """Write what makes `folder` whole for us and for transformers.
+
+        The model file, byte for byte, tokenizer_config.json, special_tokens_map.json, the chat
+        templates and, where more ids than eos end generation, generation_config.json: other keys
+        of one that is there stay.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / self.file).write_bytes(self._data)
-        config = json.dumps(self._config, indent=2, ensure_ascii=False) + "\n"
-        (folder / "tokenizer_config.json").write_text(config, encoding="utf-8")
+        files.write(folder, self.config, self.templates, self.ends)
 
 
 def load(path: str | Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json, in a SentencePiece .model, or in a folder with one.
+    """The tokenizer in a folder, in a tokenizer.json or in a SentencePiece .model.
 
-    The files in CONFIGS beside it name the special tokens. Raises DataError naming what is missing.
+    A folder holds one of FORMS; the files beside it name special and added tokens, chat templates
+    and, in generation_config.json or config.json, the ids that end generation. What is not a
+    tokenizer.json becomes one in memory; a SentencePiece model that no Hugging Face file speaks of
+    is used as it is. Raises DataError naming what is missing.
     """
     path = Path(path).expanduser()
     model = _model_file(path)
+    folder = model.parent
     try:
-        data = model.read_bytes()
-        configs = [_config(model.parent / name) for name in CONFIGS]
+        made = _read(model, files.read_config(folder))
+        made.ends = (made.eos, *files.other_ends(folder, made.eos))
+        made.templates = files.read_templates(folder, made.config)
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror}") from error
-    config = {key: value for each in configs for key, value in each.items()}
-    if model.suffix == ".json":
-        from jaxlm.text.huggingface import HuggingFace
+    return made
 
-        return HuggingFace(data, config, str(model))
+
+def _read(model: Path, config: dict[str, Any]) -> Tokenizer:
+    from jaxlm.text import legacy
+    from jaxlm.text.huggingface import HuggingFace
     from jaxlm.text.sentencepiece import SentencePiece
 
-    return SentencePiece(data, config, str(model))
-
-
-def named(config: dict[str, Any], key: str) -> str | None:
-    """The special token under `key`, such as eos_token: a string, or an object with its content."""
-    value = config.get(key)
-    return value.get("content") if isinstance(value, dict) else value
+    kind = legacy.kind(model, config)
+    if kind is not None:
+        data, config = legacy.convert(model, config, kind)
+        return HuggingFace(data, config, str(model))
+    here = HuggingFace if model.suffix == ".json" else SentencePiece
+    return here(model.read_bytes(), config, str(model))
 
 
 def _model_file(path: Path) -> Path:
     if path.is_dir():
-        for name in ("tokenizer.json", "tokenizer.model", "spiece.model"):
-            if (path / name).is_file():
-                return path / name
-        raise DataError(
-            str(path), "no tokenizer.json, tokenizer.model or spiece.model in this folder"
-        )
+        return _find(path)
     if not path.is_file():
         raise DataError(
             str(path), "no such file; name a tokenizer.json, a .model or a folder with one"
@@ -142,13 +169,14 @@ def _model_file(path: Path) -> Path:
     return path
 
 
-def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(str(path), f"not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(str(path), "an object is meant, with keys such as eos_token")
-    return found
+def _find(folder: Path) -> Path:
+    own = files.read_json(folder / files.CONFIG).get(OWN_MODEL)
+    for model, *others in sorted(FORMS, key=lambda form: form[0] != own):
+        if all((folder / name).is_file() for name in (model, *others)):
+            return folder / model
+    if (folder / "tekken.json").is_file():
+        raise DataError(
+            str(folder), "tekken.json alone is not read; put the model's tokenizer.json beside it"
+        )
+    *most, last = (" with ".join(form) for form in FORMS)
+    raise DataError(str(folder), f"no {', '.join(most)} or {last} in this folder")

@@ -140,7 +140,7 @@ def test_a_foreign_sentencepiece_adds_its_start(tmp_path):
 
 
 WRONG = [
-    ("", None, "no tokenizer.json, tokenizer.model or spiece.model in this folder"),
+    ("", None, "no tokenizer.json, .* or vocab.txt in this folder"),
     ("nothing.json", None, "no such file"),
     ("vocab.txt", "a", "not a tokenizer; name a tokenizer.json"),
     ("tokenizer.json", "{", "not a tokenizer.json"),
