@@ -73,6 +73,7 @@ def load_params(folder: Folder, layout: Layout, dtype: DTypeLike | None = None) 
     tensors = open_tensors(folder.path)
     shapes = tree.flatten(param_shapes(folder.spec, layout, jnp.float32))
     pieces, files = matched(folder, tensors, {name: leaf.shape for name, leaf in shapes.items()})
+    _check_copies(folder, tensors, files, pieces)
     leaves: dict[str, dict[tuple[int, ...], Piece]] = {name: {} for name in shapes}
     for piece in pieces:
         leaves[piece.leaf][piece.at] = piece
@@ -89,12 +90,13 @@ def matched(
 ) -> tuple[list[Piece], dict[str, str]]:
     """(the slices of every leaf, the table's name of a tensor -> the file's).
 
-    Raises CheckpointError when a leaf stays empty or a tensor is left over.
+    Only headers are read. Raises CheckpointError when a leaf stays empty, or a tensor is left over
+    or has another shape.
     """
     weights, where = folder.family.weights, str(folder.path)
     pieces = names.expand(weights, shapes, folder.spec.vocab)
     files = names.in_file(tensors, folder.family.prefix)
-    copies = {a: b for a, b in names.copies(weights, shapes).items() if a in files}
+    copies = names.copies(weights, shapes)
     if empty := names.unfilled(pieces, shapes):
         raise CheckpointError(where, f"{empty[0]} has no tensor in {folder.family.model_type}")
     if lost := names.missing(pieces, files):
@@ -109,13 +111,25 @@ def matched(
             f"{files[left[0]]}{more} is no part of the model that config.json describes; "
             "correct config.json or remove the tensor",
         )
-    for copy, original in copies.items():
-        if not _same(tensors[files[copy]], tensors[files[original]]):
+    for name, parts in names.tensors(pieces).items():
+        found, wanted = tensors.table[files[name]].shape, names.their_shape(parts[0])
+        if found != wanted:
+            what = f"has the shape {list(found)}; the configuration makes it {list(wanted)}"
+            raise CheckpointError(f"{where}: {files[name]}", what)
+    return pieces, files
+
+
+def _check_copies(
+    folder: Folder, tensors: Tensors, files: dict[str, str], pieces: list[Piece]
+) -> None:
+    """Raise CheckpointError where a file holds a tied head that is not the embedding."""
+    shapes = {piece.leaf: () for piece in pieces}
+    for copy, original in names.copies(folder.family.weights, shapes).items():
+        if copy in files and not _same(tensors[files[copy]], tensors[files[original]]):
             raise CheckpointError(
-                where,
+                str(folder.path),
                 f"{copy} differs from {original}, but tie_word_embeddings is true; set it to false",
             )
-    return pieces, files
 
 
 def _leaf(

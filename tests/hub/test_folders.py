@@ -135,7 +135,7 @@ def broken(out, change):
         (lambda c: c.update(num_hidden_layers=1), "model.layers.1.* is no part of the model"),
         (
             lambda c: c.update(intermediate_size=8),
-            r"has the shape \[32, 88\]; the configuration makes it \[32, 8\]",
+            r"has the shape \[88, 32\]; the configuration makes it \[8, 32\]",
         ),
         (lambda c: c.update(model_type="nonsense"), "model_type='nonsense' is not supported"),
         (lambda c: c.update(a_new_option=2), "a_new_option"),
