@@ -1,0 +1,85 @@
+"""Golden fixtures: small networks of transformers, and the logits that it computed with them.
+
+    python tests/families/golden.py [NAME ...]      # of configs.json; all by default
+
+A fixture is a Hugging Face folder with inputs.safetensors beside the weights: tokens, what else the
+network takes, and its logits. Weights are bfloat16, the arithmetic on them is float32. Making them
+needs torch and transformers; reading them, by the functions above `make`, needs neither.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+HERE = Path(__file__).parent
+CONFIGS = json.loads((HERE / "configs.json").read_text())
+ROWS, LENGTH, SHORT = 2, 28, 10
+"""Of the tokens: longer than every window and stretched length; and of the ones below, shorter."""
+NARROW = {"hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 16}
+NARROW |= {"n_embd": 16, "n_inner": 24}
+"""Widths that take less room in the repository than those of configs.json."""
+KEPT = {"phi3": {"hidden_size": 32}}
+"""Widths that the rest of a configuration was made for."""
+LENGTHS_MATTER = ("dynamic", "longrope")
+"""Scalings of rope that a short row does not have."""
+
+
+def folder(name):
+    """Where the fixture of a configuration lies."""
+    return HERE / "golden" / name.replace(" ", "_")
+
+
+NAMES = [name for name in CONFIGS if folder(name).is_dir()]
+"""Of those that are made."""
+
+
+def inputs(name):
+    """(what the network takes, by the names of Model.logits; its logits) and the same, short."""
+    held = load_file(folder(name) / "inputs.safetensors")
+    cases = [("logits", LENGTH), ("short", SHORT)]
+    right = {size: held.pop(key) for key, size in cases if key in held}
+    return [({k: x[:, :size] for k, x in held.items()}, y) for size, y in right.items()]
+
+
+def make(name):
+    """Make the fixture of a configuration, in place of an older one."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    values = {key: NARROW.get(key, value) for key, value in CONFIGS[name].items()}
+    config = transformers.AutoConfig.for_model(**values | KEPT.get(name, {}))
+    kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0])
+    make_net = getattr(kind, "from_config", getattr(kind, "_from_config", None))
+    net = make_net(config, attn_implementation="eager")
+    with torch.no_grad():
+        for value in net.parameters():
+            value.add_(0.2 * torch.randn_like(value))
+            value.copy_(value.bfloat16())
+    net.float().eval()
+    ids = np.random.default_rng(0).integers(3, config.vocab_size, (ROWS, LENGTH)).astype(np.int32)
+    found = {"tokens": ids, "logits": logits(net, ids)}
+    scaling = values.get("rope_scaling") or {}
+    if scaling.get("rope_type", scaling.get("type")) in LENGTHS_MATTER:
+        found["short"] = logits(net, ids[:, :SHORT])
+    out = folder(name)
+    shutil.rmtree(out, ignore_errors=True)
+    net.bfloat16().save_pretrained(out)
+    (out / "generation_config.json").unlink(missing_ok=True)
+    save_file(found, out / "inputs.safetensors")
+
+
+def logits(net, ids):
+    import torch
+
+    with torch.no_grad():
+        return net(torch.tensor(ids).long()).logits.numpy()
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or CONFIGS:
+        make(chosen)
