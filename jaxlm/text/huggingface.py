@@ -59,6 +59,12 @@ class HuggingFace(Tokenizer):
         backend.encode_special_tokens = True
         return backend
 
+    @cached_property
+    def names(self) -> dict[str, int]:
+        """As every tokenizer's."""
+        added = self._parsing.get_added_tokens_decoder().items()
+        return {token.content: index for index, token in added if token.special}
+
     def _first(self) -> int | None:
         """The id that the file's own post-processor puts before a text."""
         bare = self._parsing.encode("a", add_special_tokens=False).ids

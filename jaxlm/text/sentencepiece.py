@@ -53,21 +53,21 @@ class SentencePiece(Tokenizer):
         return otherwise if otherwise >= 0 else None
 
     @cached_property
-    def _names(self) -> dict[str, int]:
-        """Names of the pieces that no text becomes."""
+    def names(self) -> dict[str, int]:
+        """As every tokenizer's: the model's control pieces."""
         ids = [i for i in range(self.vocab) if self._model.is_control(i)]
         return {self._model.id_to_piece(i): i for i in {*ids, self.eos, self.pad}}
 
     @cached_property
     def _boundary(self) -> re.Pattern[str]:
-        longest = sorted(self._names, key=len, reverse=True)
+        longest = sorted(self.names, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, longest)) + ")")
 
     def _parsed(self, text: str) -> list[int]:
         """Text between special tokens is encoded as a text of its own."""
         ids: list[int] = []
         for part in self._boundary.split(text):
-            special = self._names.get(part)
+            special = self.names.get(part)
             ids += self._model.encode(part) if special is None else [special]
         return ids
 
@@ -85,9 +85,9 @@ class SentencePiece(Tokenizer):
 
     def _text(self, ids: list[int], skip_special: bool) -> str:
         if skip_special:
-            special = set(self._names.values())
+            special = set(self.names.values())
             return self._model.decode([i for i in ids if i not in special])
-        names = {index: name for name, index in self._names.items()}
+        names = {index: name for name, index in self.names.items()}
         text, run = "", []
         for index in ids:
             if index in names:
@@ -112,7 +112,7 @@ class SentencePiece(Tokenizer):
 
     def token_bytes(self) -> np.ndarray:
         """As every tokenizer's; a piece of byte fallback is one byte, an unknown piece none."""
-        model, special = self._model, set(self._names.values())
+        model, special = self._model, set(self.names.values())
         sizes = np.zeros(self.vocab, np.int32)
         for index in range(self.vocab):
             if index not in special and not model.is_unknown(index) and not model.is_unused(index):

@@ -57,6 +57,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def _text(self, ids: list[int], skip_special: bool) -> str: ...
 
+    @property
+    @abstractmethod
+    def names(self) -> dict[str, int]:
+        """Every special token's id by its name: what no text becomes."""
+
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
         """int32 [vocab]: the bytes of UTF-8 that each id stands for, 0 for special tokens.

@@ -9,7 +9,6 @@ from tokenizers import models, processors
 
 from jaxlm.core.errors import DataError
 from jaxlm.text import tokenizer as tokenizers
-from jaxlm.text import train
 
 TEXTS = [
     "",
@@ -165,12 +164,3 @@ def test_a_missing_end_token_says_so(foreign):
     write(foreign, "tokenizer_config.json", "[")
     with pytest.raises(DataError, match="not JSON"):
         tokenizers.load(foreign)
-
-
-def test_a_chat_template_survives_saving(tmp_path):
-    train.train("bpe", 300, ["some text"]).save(tmp_path)
-    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    write(tmp_path, "tokenizer_config.json", {**config, "chat_template": "{{ messages }}"})
-    tokenizers.load(tmp_path).save(tmp_path / "again")
-    again = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
-    assert again["chat_template"] == "{{ messages }}"
