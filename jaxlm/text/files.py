@@ -66,6 +66,17 @@ def _content(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def without(config: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """The configuration without what it says of some special tokens."""
+    kept = {key: value for key, value in config.items() if _content(value) not in names}
+    for key in (*LISTS, "added_tokens_decoder"):
+        if isinstance(several := kept.get(key), list):
+            kept[key] = [each for each in several if _content(each) not in names]
+        elif isinstance(several, dict):
+            kept[key] = {k: each for k, each in several.items() if _content(each) not in names}
+    return kept
+
+
 def added(folder: Path, config: dict[str, Any]) -> dict[int, AddedToken]:
     """The tokens that were added to a vocabulary, by id, with how they are found in a text.
 
@@ -112,6 +123,12 @@ def other_ends(folder: Path, eos: int) -> tuple[int, ...]:
             )
         return tuple(dict.fromkeys(index for index in ids if index != eos))
     return ()
+
+
+def rows(folder: Path) -> int | None:
+    """vocab_size of config.json: the ids that the model beside the tokenizer knows."""
+    found = read_json(folder / "config.json").get("vocab_size")
+    return found if type(found) is int else None
 
 
 def read_templates(folder: Path, config: dict[str, Any]) -> dict[str, tuple[str, str]]:

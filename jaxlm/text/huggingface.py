@@ -14,6 +14,8 @@ from jaxlm.text.files import named
 from jaxlm.text.tokenizer import KNOWN_ENDS, Tokenizer
 
 HIDDEN = "\0hidden\0"
+ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+"""What makes a special token one that the model itself knows."""
 
 
 class HuggingFace(Tokenizer):
@@ -64,6 +66,18 @@ class HuggingFace(Tokenizer):
         """As every tokenizer's."""
         added = self._parsing.get_added_tokens_decoder().items()
         return {token.content: index for index, token in added if token.special}
+
+    def cut(self, vocab: int) -> "HuggingFace":
+        """As every tokenizer's."""
+        beyond = {name for name, index in self.names.items() if index >= vocab}
+        beyond -= {named(self.config, f"{role}_token") for role in ROLES}
+        ids = self._parsing.get_vocab(with_added_tokens=True)
+        if {name for name, index in ids.items() if index >= vocab} != beyond or not beyond:
+            return self
+        state = json.loads(self._data)
+        kept = [token for token in state["added_tokens"] if token["content"] not in beyond]
+        data = json.dumps({**state, "added_tokens": kept}, ensure_ascii=False).encode()
+        return HuggingFace(data, files.without(self.config, beyond), self._where)
 
     def _first(self) -> int | None:
         """The id that the file's own post-processor puts before a text."""

@@ -98,6 +98,12 @@ class Tokenizer(ABC):
             )
         return self._text(ids, skip_special)
 
+    def cut(self, vocab: int) -> "Tokenizer":
+        """Without special tokens at ids of `vocab` and more, such as the one for images of a model
+        that reads none: as text they stay text. The tokenizer itself where others would go too.
+        """
+        return self
+
     @cached_property
     def ends(self) -> tuple[int, ...]:
         """All ids that end generation, eos first."""
@@ -131,15 +137,18 @@ def load(path: str | Path) -> Tokenizer:
     """The tokenizer in a folder, in a tokenizer.json or in a SentencePiece .model.
 
     A folder holds one of FORMS; the files beside it name special and added tokens, chat templates
-    and, in generation_config.json or config.json, the ids that end generation. What is not a
-    tokenizer.json becomes one in memory; a SentencePiece model that no Hugging Face file speaks of
-    is used as it is. Raises DataError naming what is missing.
+    and, in generation_config.json or config.json, the ids that end generation. Special tokens that
+    the model there has no rows for are left out. What is not a tokenizer.json becomes one in
+    memory; a SentencePiece model that no Hugging Face file speaks of is used as it is. Raises
+    DataError naming what is missing.
     """
     path = Path(path).expanduser()
     model = _model_file(path)
     folder = model.parent
     try:
         made = _read(model, files.read_config(folder))
+        if (rows := files.rows(folder)) is not None and rows < made.vocab:
+            made = made.cut(rows)
         made.ends = (made.eos, *files.other_ends(folder, made.eos))
         made.templates = files.read_templates(folder, made.config)
     except OSError as error:

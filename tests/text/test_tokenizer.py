@@ -164,3 +164,54 @@ def test_a_missing_end_token_says_so(foreign):
     write(foreign, "tokenizer_config.json", "[")
     with pytest.raises(DataError, match="not JSON"):
         tokenizers.load(foreign)
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "ends"),
+    [
+        ("generation_config.json", [2, 1, 4, 2], (1, 2, 4)),
+        ("generation_config.json", 3, (1, 3)),
+        ("generation_config.json", None, (1,)),
+        ("config.json", [1], (1,)),
+        ("config.json", [4], (1, 4)),
+    ],
+)
+def test_what_ends_generation_may_be_several(foreign, file, value, ends):
+    write(foreign, "tokenizer_config.json", {"eos_token": "</s>"})
+    write(foreign, file, {"eos_token_id": value, "top_k": 5})
+    loaded = tokenizers.load(foreign)
+    assert loaded.ends == ends and loaded.eos == 1
+    loaded.save(foreign / "again")
+    assert tokenizers.load(foreign / "again").ends == ends
+    loaded.save(foreign)  # what else the file says of generation stays
+    assert json.loads((foreign / file).read_text())["top_k"] == 5
+
+
+@pytest.mark.parametrize("value", ["2", [1, -1], [True], 1.5])
+def test_ends_that_are_no_ids_are_refused(foreign, value):
+    write(foreign, "tokenizer_config.json", {"eos_token": "</s>"})
+    write(foreign, "generation_config.json", {"eos_token_id": value})
+    with pytest.raises(DataError, match="an id or a list of ids is meant"):
+        tokenizers.load(foreign)
+
+
+def test_special_tokens_that_the_model_has_no_rows_for_stay_text(foreign):
+    names = {"eos_token": "</s>", "image_token": "<image>", "extra_special_tokens": ["<image>"]}
+    added = {"5": {"content": "<image>", "special": True}}
+    write(foreign, "tokenizer_config.json", {**names, "added_tokens_decoder": added})
+    assert tokenizers.load(foreign).vocab == 6
+    write(foreign, "config.json", {"vocab_size": 5})
+    loaded = tokenizers.load(foreign)
+    loaded.save(foreign / "again")
+    for each in (loaded, tokenizers.load(foreign / "again")):
+        assert each.vocab == 5
+        assert max(each.encode("a<image>b", parse_special=True)) < 5
+
+
+@pytest.mark.parametrize("role", ["pad_token", None])
+def test_other_tokens_beyond_the_model_are_kept_for_it_to_refuse(foreign, role):
+    added = {"5": {"content": "<more>", "special": role is not None}}
+    names = {"eos_token": "</s>", **({role: "<more>"} if role else {})}
+    write(foreign, "tokenizer_config.json", {**names, "added_tokens_decoder": added})
+    write(foreign, "config.json", {"vocab_size": 5})
+    assert tokenizers.load(foreign).vocab == 6
