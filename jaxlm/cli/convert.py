@@ -1,4 +1,4 @@
-"""`jaxlm convert`: models out to Hugging Face folders, and two models compared."""
+"""`jaxlm convert`: models in from Hugging Face folders and out to them, and two compared."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +11,38 @@ from jaxlm.core.errors import CheckpointError, ConfigError
 app = typer.Typer(help="Exchange models with Hugging Face, verified.", no_args_is_help=True)
 
 
+Out = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; the weights' own by default.")
+]
+
+
+@app.command("import", epilog=EXIT_CODES)
+def import_(
+    folder: Annotated[str, typer.Argument(metavar="HF_DIR", help="A Hugging Face folder.")],
+    out: Out,
+    dtype: Dtype = None,
+    verify: Annotated[
+        bool, typer.Option(help="Load what was written and compare it with the folder.")
+    ] = True,
+) -> None:
+    """Write a Hugging Face folder as a checkpoint of ours, which every verb opens."""
+    start("cpu")
+    from jaxlm.inference import verify as comparing
+    from jaxlm.inference.imported import import_folder
+    from jaxlm.inference.run import to_stderr
+
+    found = import_folder(folder, out, dtype=dtype, warn=to_stderr)
+    print(f"{out}: {found.family.model_type}")
+    if verify:
+        _report(comparing.verify(folder, out, receipt=Path(out)))
+
+
 @app.command("export", epilog=EXIT_CODES)
 def export(
     model: Model,
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The folder to make.")],
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16; the weights' own by default."),
-    ] = None,
+    out: Out,
+    dtype: Dtype = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
     verify: Annotated[
         bool, typer.Option(help="Load what was written and compare it with the model.")
@@ -38,7 +62,9 @@ def export(
 
 @app.command("verify", epilog=EXIT_CODES)
 def verify(
-    a: Annotated[str, typer.Argument(metavar="A", help="A run or a Hugging Face folder.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A run, an import or a Hugging Face folder.")
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
     text: Annotated[
         str | None, typer.Option(metavar="FILE", help="Text to compare on; one of ours by default.")

@@ -12,7 +12,7 @@ EXIT_CODES = (
 )
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A run's folder, or a Hugging Face folder.")
+    str, typer.Argument(metavar="MODEL", help="A run, an import or a Hugging Face folder.")
 ]
 
 

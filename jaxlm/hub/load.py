@@ -4,6 +4,7 @@ Tensors stay in the file, mapped, until a device's share of a leaf is filled fro
 ever in memory twice.
 """
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from jaxlm.families.names import Piece
 from jaxlm.hub.tensors import Tensors, open_tensors
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
+from jaxlm.text.tokenizer import Tokenizer
 
 COMPARED = 1 << 24
 """Elements compared at a time, where a file holds a tied head twice."""
@@ -62,6 +64,13 @@ def open_folder(path: str | Path) -> Folder:
     family = families.find(config, str(where))
     spec = family.spec(config, str(where))
     return Folder(path, config, family, spec, tuple(families.notes(config)))
+
+
+def check_tokenizer(folder: Folder, tokenizer: Tokenizer) -> None:
+    """Raise CheckpointError for ids beyond the embedding's rows, which JAX would clamp."""
+    if tokenizer.vocab > folder.spec.vocab:
+        what = f"its tokenizer has {tokenizer.vocab} ids, its model {folder.spec.vocab}"
+        raise CheckpointError(str(folder.path), what)
 
 
 def load_params(folder: Folder, layout: Layout, dtype: DTypeLike | None = None) -> Params:
@@ -142,8 +151,10 @@ def _leaf(
     """One leaf, device by device; devices that hold the same share one buffer."""
     sharding: Any = want.sharding
     depth = len(next(iter(slices)))
-    first = tensors.table[files[next(iter(slices.values())).name]].dtype
-    kind = jnp.dtype(dtype) if dtype is not None and jnp.issubdtype(first, jnp.floating) else first
+    stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
+    kind = functools.reduce(jnp.promote_types, stored)  # layers in several types: nothing is lost
+    if dtype is not None and jnp.issubdtype(kind, jnp.floating):
+        kind = jnp.dtype(dtype)
     made: dict[Any, np.ndarray] = {}
     parts = []
     for device, index in sharding.addressable_devices_indices_map(want.shape).items():

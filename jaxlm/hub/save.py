@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,11 @@ def save(
     exists or the type is none of DTYPES, CheckpointError when no family has this architecture,
     StorageError when the disk is full.
     """
-    out = Path(out)
-    if out.exists():
-        raise ConfigError(str(out), "exists; name a folder that does not")
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError("--dtype", f"{dtype!r} is no type of weights; use {', '.join(DTYPES)}")
+    check_dtype(dtype)
     family = families.find(config) if config else families.fitting(spec)
     tensors = lazy(params, spec, family, dtype)
     kind = dtype or _widest(tensors)
-    with _whole(out) as folder:
+    with whole(out) as folder:
         _write(folder / "config.json", _config(config, family, spec, tokenizer, kind))
         _write(folder / "generation_config.json", _generation(tokenizer))
         tokenizer.save(folder)
@@ -124,9 +120,21 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def check_dtype(dtype: str | None) -> None:
+    """Raise ConfigError for what is none of DTYPES; None is."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError("--dtype", f"{dtype!r} is no type of weights; use {', '.join(DTYPES)}")
+
+
 @contextmanager
-def _whole(out: Path) -> Any:
-    """A folder beside `out` that gets its name when everything is in it, and goes if not."""
+def whole(path: str | Path) -> Iterator[Path]:
+    """A folder beside `path` that gets its name when everything is in it, and goes if not.
+
+    Raises ConfigError when `path` exists, StorageError when the disk is full or closed.
+    """
+    out = Path(path)
+    if out.exists():
+        raise ConfigError(str(out), "exists; name a folder that does not")
     temporary = out.with_name(f".{out.name}-{os.getpid()}")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

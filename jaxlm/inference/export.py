@@ -1,4 +1,4 @@
-"""A run, or a Hugging Face folder, written as a Hugging Face folder."""
+"""A run, an import or a Hugging Face folder, written as a Hugging Face folder."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 import jaxlm
+from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.families.family import Family
-from jaxlm.hub import load as folders
 from jaxlm.hub.save import save
-from jaxlm.inference.model import Model, load
+from jaxlm.inference.run import Opened, read
 from jaxlm.models import lora
 
 
@@ -18,10 +18,9 @@ def export(source: str, out: str, *, dtype: str | None, max_shard_bytes: int) ->
     """Write the model at `source` into the new folder `out`; adapters are merged.
 
     dtype: of the weights; their own by default. Raises ConfigError, CheckpointError and
-    StorageError as `load` and `hub.save` do.
+    StorageError as `read` and `hub.save` do.
     """
-    model = load(source)
-    config = folders.open_folder(source).config if folders.is_folder(source) else None
+    model = read(source, Layout(make_mesh({}, jax.devices()[:1])))
     return save(
         out,
         lora.merge(model.params),
@@ -29,12 +28,12 @@ def export(source: str, out: str, *, dtype: str | None, max_shard_bytes: int) ->
         model.tokenizer,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
-        config=config,
+        config=model.config,
         card=card(Path(source), model),
     )
 
 
-def card(source: Path, model: Model) -> str:
+def card(source: Path, model: Opened) -> str:
     """README.md: what the model is, how to load it, and the record of the run that made it."""
     numbers = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     record = source / "record.json"

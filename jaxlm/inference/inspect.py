@@ -15,6 +15,7 @@ from jaxlm.families import names
 from jaxlm.families.family import Family
 from jaxlm.hub import load as folders
 from jaxlm.hub.tensors import open_tensors
+from jaxlm.inference import imported
 from jaxlm.inference.run import open_run, shapes
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -53,14 +54,19 @@ class Contents(NamedTuple):
 
 
 def inspect(path: str | Path) -> Contents:
-    """What the run or the Hugging Face folder at `path` holds.
+    """What the run, the import or the Hugging Face folder at `path` holds.
 
-    Raises CheckpointError for what is neither, and for a folder whose tensors are not those that
-    its configuration asks for.
+    Raises CheckpointError for what is none of them, and for a folder whose tensors are not those
+    that its configuration asks for.
     """
     layout = Layout(make_mesh({}, jax.devices()[:1]))
     if folders.is_folder(path):
         return _folder(folders.open_folder(path), layout)
+    if imported.is_imported(path):
+        folder = imported.open_imported(path)
+        leaves = tree.flatten(imported.shapes(path, folder, layout))
+        family = folder.family
+        return Contents("import", family.model_type, folder.spec, _rows(leaves, family))
     run = open_run(path)
     leaves = tree.flatten(shapes(run.config, run.spec, layout))
     try:

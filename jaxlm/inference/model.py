@@ -15,15 +15,13 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxlm.core.errors import CheckpointError, DataError
+from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
-from jaxlm.hub import load as folders
 from jaxlm.inference.generate import Generator
-from jaxlm.inference.run import compute_dtype, load_params, open_run, to_stderr
+from jaxlm.inference.run import compute_dtype, read
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
-from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 
 Tokens = Sequence[Sequence[int]] | np.ndarray | Array
@@ -180,7 +178,7 @@ def _rows(tokens: Tokens) -> np.ndarray:
 
 
 def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> Model:
-    """The newest good checkpoint of a run directory, or a Hugging Face folder in its own types.
+    """The newest good checkpoint of a run, an import, or a Hugging Face folder in its own types.
 
     mesh: a mesh of ours, or sizes by axis such as {"fsdp": -1}, to shard the parameters over it; by
     default everything lies on the first device. Raises CheckpointError for what is neither, or is
@@ -190,16 +188,6 @@ def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> M
         devices = jax.devices() if mesh else jax.devices()[:1]
         mesh = make_mesh(dict(mesh or {}), devices)
     layout = Layout(mesh)
-    if folders.is_folder(path):
-        folder, tokenizer = folders.open_folder(path), tokenizers.load(path)
-        if tokenizer.vocab > folder.spec.vocab:
-            raise CheckpointError(
-                str(path), f"its tokenizer has {tokenizer.vocab} ids, its model {folder.spec.vocab}"
-            )
-        for note in folder.notes:
-            to_stderr(note)
-        params = folders.load_params(folder, layout)
-        return Model(params, folder.spec, tokenizer, layout, compute_dtype("auto"))
-    run = open_run(path)
-    _, params = load_params(run, layout)
-    return Model(params, run.spec, run.tokenizer, layout, compute_dtype(run.config.compute_dtype))
+    found = read(path, layout)
+    dtype = compute_dtype(found.compute_dtype)
+    return Model(found.params, found.spec, found.tokenizer, layout, dtype)

@@ -1,6 +1,6 @@
 """A run directory opened to be used: its configuration, tokenizer, architecture and parameters.
 
-What a run starts from, `init`, is another run or a Hugging Face folder.
+What a run starts from, `init`, is another run, an import or a Hugging Face folder.
 """
 
 import sys
@@ -24,6 +24,7 @@ from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub import load as folders
+from jaxlm.inference import imported
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -48,6 +49,8 @@ class Run:
 def open_run(folder: str | Path) -> Run:
     """Raises CheckpointError when `folder` is not a run directory."""
     path = Path(folder)
+    if imported.is_imported(path):
+        raise CheckpointError(str(path), "is an import and no run; train from it with init=FOLDER")
     if not (path / "config.yaml").is_file():
         raise CheckpointError(
             str(path),
@@ -59,6 +62,48 @@ def open_run(folder: str | Path) -> Run:
     tokenizer = tokenizers.load(path / "tokenizer")
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
     return Run(path, config, tokenizer, spec)
+
+
+def to_stderr(line: str) -> None:
+    """Where a warning goes when nobody else takes it: not among what is generated."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that was read, whatever it lay in."""
+
+    params: Params
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    compute_dtype: str
+    """As a run's key of that name."""
+    config: dict[str, Any] | None
+    """The config.json that it came with, if it did."""
+
+
+def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stderr) -> Opened:
+    """The newest good checkpoint of a run, an import, or a Hugging Face folder in its own types.
+
+    Raises CheckpointError for what is none of them or is damaged, DataError for a tokenizer that
+    cannot be read.
+    """
+    if folders.is_folder(path):
+        folder = folders.open_folder(path)
+        tokenizer = tokenizers.load(folder.path)
+        folders.check_tokenizer(folder, tokenizer)
+        for note in folder.notes:
+            warn(note)
+        params = folders.load_params(folder, layout)
+        return Opened(params, folder.spec, tokenizer, "auto", folder.config)
+    if imported.is_imported(path):
+        folder = imported.open_imported(path)
+        params = imported.load_imported(path, folder, layout, warn)
+        tokenizer = tokenizers.load(Path(path) / "tokenizer")
+        return Opened(params, folder.spec, tokenizer, "auto", folder.config)
+    run = open_run(path)
+    _, params = load_params(run, layout, warn=warn)
+    return Opened(params, run.spec, run.tokenizer, run.config.compute_dtype, None)
 
 
 def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:
@@ -79,11 +124,6 @@ def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
         alpha=config.lora.alpha,
         targets=config.lora.targets,
     )
-
-
-def to_stderr(line: str) -> None:
-    """Where a warning goes when nobody else takes it: not among what is generated."""
-    print(f"warning: {line}", file=sys.stderr)
 
 
 def load_params(
@@ -150,7 +190,11 @@ def base_params(
         found: Base = {"step": 0, "digest": chain({"params": digests(tree.flatten(params))[0]})}
     else:
         step = int(named["step"]) if named else newest(folder)
-        _, params = load_params(open_run(folder), layout, step, warn)
+        if imported.is_imported(folder):
+            opened = imported.open_imported(folder)
+            params = imported.load_imported(folder, opened, layout, warn)
+        else:
+            _, params = load_params(open_run(folder), layout, step, warn)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), lora.merge(params))
         found = {"step": step, "digest": inspect.manifest(f"{folder}/checkpoints", step).digest}
     if named and found != named:
@@ -170,11 +214,13 @@ def newest(folder: str) -> int:
 def origin(folder: str) -> tuple[ModelSpec, str]:
     """(the architecture, the folder with the tokenizer) of what `init` names.
 
-    Raises CheckpointError for what is neither a run nor a Hugging Face folder.
+    Raises CheckpointError for what is neither a run, an import nor a Hugging Face folder.
     """
     path = Path(folder).resolve()
     if folders.is_folder(path):
         return folders.open_folder(path).spec, str(path)
+    if imported.is_imported(path):
+        return imported.open_imported(path).spec, str(path / "tokenizer")
     return open_run(path).spec, str(path / "tokenizer")
 
 

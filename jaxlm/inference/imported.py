@@ -1,0 +1,85 @@
+"""A Hugging Face folder as a checkpoint of ours: sharded when read, and verified.
+
+OUT/huggingface/config.json (as it came), tokenizer/ and checkpoints/0/. Every tensor is kept bit
+for bit, and with the configuration beside them they leave as what they were.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.checkpoint import inspect
+from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.core import tree
+from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.core.tree import Params
+from jaxlm.hub import load as folders
+from jaxlm.hub.load import Folder
+from jaxlm.hub.save import check_dtype, whole
+from jaxlm.models.transformer import param_shapes
+from jaxlm.text import tokenizer as tokenizers
+
+KEPT = "huggingface"
+"""The folder in an import that holds config.json."""
+
+
+def import_folder(
+    source: str, out: str, *, dtype: str | None, warn: Callable[[str], None]
+) -> Folder:
+    """Write the Hugging Face folder `source` as an import into the new folder `out`.
+
+    dtype: of the weights; their own by default. Raises ConfigError when `out` exists or the type is
+    none of weights, CheckpointError and DataError for a folder that cannot be loaded, StorageError
+    when the disk is full: nothing then has the name `out`.
+    """
+    check_dtype(dtype)
+    if set(out) & set("[]"):  # in the path of arrays' files a pattern
+        raise ConfigError(out, "holds a bracket; use another name")
+    folder = folders.open_folder(source)
+    tokenizer = tokenizers.load(folder.path)
+    folders.check_tokenizer(folder, tokenizer)
+    for note in folder.notes:
+        warn(note)
+    with whole(out) as temporary:
+        (temporary / KEPT).mkdir()
+        shutil.copyfile(folder.path / "config.json", temporary / KEPT / "config.json")
+        tokenizer.save(temporary / "tokenizer")
+        checkpoints = Checkpoints(temporary / "checkpoints", warn=warn)
+        params = folders.load_params(folder, Layout(make_mesh({}, jax.devices()[:1])), dtype)
+        if not checkpoints.save(0, params, {}, {"position": 0, "source": str(folder.path)}):
+            raise CheckpointError(str(folder.path), "holds NaN or infinity; repair the weights")
+        checkpoints.wait()
+    return folder
+
+
+def is_imported(path: str | Path) -> bool:
+    """Whether `path` is what `import_folder` writes."""
+    return (Path(path) / KEPT / "config.json").is_file()
+
+
+def open_imported(path: str | Path) -> Folder:
+    """The configuration of an import. Raises CheckpointError."""
+    return folders.open_folder(Path(path) / KEPT)
+
+
+def shapes(path: str | Path, folder: Folder, layout: Layout) -> Params:
+    """The parameters of an import as ShapeDtypeStructs with shardings, in the types it has."""
+    stored = inspect.manifest(f"{path}/checkpoints", 0).items["params"]
+
+    def one(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        kind = jnp.dtype(stored[name].dtype) if name in stored else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding)
+
+    return tree.map_named(one, param_shapes(folder.spec, layout, jnp.float32))
+
+
+def load_imported(
+    path: str | Path, folder: Folder, layout: Layout, warn: Callable[[str], None]
+) -> Params:
+    """Every parameter of an import, verified, on the mesh of `layout`. Raises CheckpointError."""
+    checkpoints = Checkpoints(f"{path}/checkpoints", warn=warn)
+    return checkpoints.restore(shapes(path, folder, layout), None, 0)[1]
