@@ -97,6 +97,11 @@ def convert(model: Path, config: Config, name: str) -> tuple[bytes, Config]:
     if name == PLAIN or "tokenizer_class" not in config:
         config["tokenizer_class"] = name
     add_listed(backend, files.added(model.parent, config), str(model))
+    if "added_tokens_decoder" in config:  # who reads it takes it for all there are
+        config["added_tokens_decoder"] = {
+            str(index): {key: getattr(token, key) for key in ("content", *files.FLAGS)}
+            for index, token in backend.get_added_tokens_decoder().items()
+        }
     _around(backend, config, how, str(model))
     return backend.to_str().encode(), config
 
@@ -206,7 +211,9 @@ KINDS: dict[str, Kind] = {
     ),
     "T5Tokenizer": Kind("spiece.model", pieces.t5, {}, last="eos_token"),
     "LlamaTokenizer": Kind("tokenizer.model", pieces.llama, {}, first="bos_token"),
-    "GemmaTokenizer": Kind("tokenizer.model", pieces.gemma, {}, first="bos_token"),
+    "GemmaTokenizer": Kind(
+        "tokenizer.model", pieces.gemma, _keys(mask="<mask>"), first="bos_token"
+    ),
     PLAIN: Kind("tokenizer.model", pieces.plain, {}, first="bos_token"),
 }
 """By tokenizer_class, without its Fast."""

@@ -17,6 +17,7 @@ def described(folder, model_type):
 
 END = "<|endoftext|>"
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+NEOX = [END, "<|padding|>"]
 GPT2 = {"tokenizer_class": "GPT2Tokenizer", "eos_token": END, "bos_token": END, "unk_token": END}
 FORMS = {
     "gpt2": (lambda f: folders.vocab_and_merges(f, [END], **GPT2), [END]),
@@ -46,6 +47,16 @@ FORMS = {
     "json bytes": (lambda f: folders.tokenizer_json(f, "bytes"), ["<s>", "</s>"]),
     "json unigram": (lambda f: folders.tokenizer_json(f, "unigram"), ["<s>", "</s>"]),
     "json wordpiece": (lambda f: folders.tokenizer_json(f, "wordpiece"), ["<s>", "</s>"]),
+    "gpt neox": (
+        lambda f: folders.vocab_and_merges(f, NEOX, tokenizer_class="GPTNeoXTokenizer"),
+        NEOX,
+    ),
+    "bart": (
+        lambda f: folders.vocab_and_merges(f, ROBERTA, tokenizer_class="BartTokenizer"),
+        ROBERTA,
+    ),
+    "modernbert": (folders.modernbert, ["[CLS]", "[MASK]", "[SEP]"]),
+    "gemma": (folders.gemma, ["<bos>", "<eos>", "<start_of_turn>", "<mask>"]),
     "t5 few": (lambda f: folders.t5(f, extra_ids=7), ["<extra_id_6>"]),
 }
 
@@ -56,13 +67,16 @@ def test_ids_are_those_of_transformers(form, tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(make(tmp_path))
     ours = tokenizers.load(tmp_path)
     ours.save(tmp_path / "saved")
+    theirs.save_pretrained(tmp_path / "theirs")
+    theirs_saved = tokenizers.load(tmp_path / "theirs")
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     for text in [*folders.TEXTS, *folders.with_specials(specials)]:
         ids = theirs.encode(text)
         assert ours.encode(text, parse_special=True) == ids, text
         assert again.encode(text) == ids, text
+        assert theirs_saved.encode(text, parse_special=True) == ids, text
         bare = theirs.encode(text, add_special_tokens=False)
         assert ours.encode(text, parse_special=True, add_special=False) == bare
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
-    assert ours.vocab == len(theirs) == len(again)
+    assert ours.vocab == theirs_saved.vocab == len(theirs) == len(again)
     assert ours.eos in (theirs.eos_token_id, theirs.sep_token_id)

@@ -106,6 +106,23 @@ def tokenizer_json(folder, kind, **config):
     return folder
 
 
+def modernbert(folder):
+    """tokenizer.json as ModernBERT's: byte-level BPE, [CLS] and [SEP] around a text, no end."""
+    names = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    backend = byte_level(names)
+    backend.normalizer = normalizers.NFC()
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([tokenizers.AddedToken("[MASK]", lstrip=True)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    config = {f"{name[1:-1].lower()}_token": name for name in names}
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": True}
+    write_json(folder, "tokenizer_config.json", config)
+    return folder
+
+
 def spm(folder, name, config, **how):
     """A SentencePiece model, and tokenizer_config.json beside it."""
     model = io.BytesIO()
@@ -133,6 +150,22 @@ def llama(folder, symbols=(), **config):
     more = {"allow_whitespace_only_pieces": True, "split_digits": True}
     more |= {"user_defined_symbols": list(symbols)}
     return spm(folder, "tokenizer.model", config, **how, **more)
+
+
+def gemma(folder, **config):
+    """tokenizer.model as Gemma's: BPE with byte fallback, no space before a text, turns as pieces."""
+    config = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **config}
+    how = {"model_type": "bpe", "vocab_size": 600, "byte_fallback": True, "add_dummy_prefix": False}
+    how |= {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    how |= {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "split_digits": True}
+    how |= {"bos_piece": "<bos>", "eos_piece": "<eos>"}
+    symbols = ["<start_of_turn>", "<end_of_turn>", "\n\n", "\u2581\u2581", "<mask>"]
+    more = {"allow_whitespace_only_pieces": True, "user_defined_symbols": symbols}
+    spm(folder, "tokenizer.model", config, **how, **more)
+    find = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model")).piece_to_id
+    turns = {find(name): {"content": name, "special": True} for name in symbols[:2]}
+    write_json(folder, "tokenizer_config.json", {**config, "added_tokens_decoder": turns})
+    return folder
 
 
 def t5(folder, **config):
