@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 HERE = Path(__file__).parent
 CONFIGS = json.loads((HERE / "configs.json").read_text())
 ROWS, LENGTH, SHORT = 2, 28, 10
-"""Of the tokens: longer than every window and stretched length; and of the ones below, shorter."""
+"""Of the tokens: longer than every window, and for the scalings below also shorter than both."""
 NARROW = {"hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 16}
 NARROW |= {"n_embd": 16, "n_inner": 24}
 """Widths that take less room in the repository than those of configs.json."""
@@ -45,25 +45,36 @@ def inputs(name):
     return [({k: x[:, :size] for k, x in held.items()}, y) for size, y in right.items()]
 
 
+def values(name):
+    """What config.json of a fixture is made of."""
+    narrow = {key: NARROW.get(key, value) for key, value in CONFIGS[name].items()}
+    return narrow | KEPT.get(name, {})
+
+
+def network(values):
+    """The network of transformers that a config.json describes."""
+    import transformers
+
+    config = transformers.AutoConfig.for_model(**values)
+    kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0])
+    made = getattr(kind, "from_config", getattr(kind, "_from_config", None))
+    return made(config, attn_implementation="eager").float().eval()
+
+
 def make(name):
     """Make the fixture of a configuration, in place of an older one."""
     import torch
-    import transformers
 
     torch.manual_seed(0)
-    values = {key: NARROW.get(key, value) for key, value in CONFIGS[name].items()}
-    config = transformers.AutoConfig.for_model(**values | KEPT.get(name, {}))
-    kind = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0])
-    make_net = getattr(kind, "from_config", getattr(kind, "_from_config", None))
-    net = make_net(config, attn_implementation="eager")
+    net = network(values(name))
     with torch.no_grad():
         for value in net.parameters():
             value.add_(0.2 * torch.randn_like(value))
             value.copy_(value.bfloat16())
-    net.float().eval()
-    ids = np.random.default_rng(0).integers(3, config.vocab_size, (ROWS, LENGTH)).astype(np.int32)
+    vocab = net.config.vocab_size
+    ids = np.random.default_rng(0).integers(3, vocab, (ROWS, LENGTH)).astype(np.int32)
     found = {"tokens": ids, "logits": logits(net, ids)}
-    scaling = values.get("rope_scaling") or {}
+    scaling = CONFIGS[name].get("rope_scaling") or {}
     if scaling.get("rope_type", scaling.get("type")) in LENGTHS_MATTER:
         found["short"] = logits(net, ids[:, :SHORT])
     out = folder(name)
