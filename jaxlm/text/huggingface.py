@@ -27,6 +27,8 @@ class HuggingFace(Tokenizer):
         super().__init__(data, config)
         self._where = where
         ids = self._parsing.get_vocab(with_added_tokens=True)
+        if not ids:
+            raise DataError(where, "its vocabulary is empty; download it again")
         self.vocab = max(ids.values()) + 1
         end = named(config, "eos_token") or next((name for name in KNOWN_ENDS if name in ids), None)
         if end not in ids:

@@ -153,7 +153,7 @@ def llama(folder, symbols=(), **config):
 
 
 def gemma(folder, **config):
-    """tokenizer.model as Gemma's: BPE with byte fallback, no space before a text, turns as pieces."""
+    """tokenizer.model as Gemma's: BPE with byte fallback, no space before a text."""
     config = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **config}
     how = {"model_type": "bpe", "vocab_size": 600, "byte_fallback": True, "add_dummy_prefix": False}
     how |= {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
