@@ -18,6 +18,7 @@ import typer
 
 from jaxlm import __version__
 from jaxlm.cli.convert import app as convert_app
+from jaxlm.cli.fetch import fetch
 from jaxlm.cli.inspect import inspect
 from jaxlm.cli.setup import EXIT_CODES, Model, start
 from jaxlm.core import errors
@@ -38,6 +39,7 @@ app.add_typer(checkpoint_app, name="checkpoint", epilog=EXIT_CODES)
 app.add_typer(data_app, name="data", epilog=EXIT_CODES)
 app.add_typer(convert_app, name="convert", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(inspect)
+app.command(epilog=EXIT_CODES)(fetch)
 
 Arguments = Annotated[
     list[str] | None,

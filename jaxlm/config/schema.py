@@ -65,7 +65,7 @@ class Tokenizer(Section):
     """The tokenizer: one that exists, or one trained from the training data."""
 
     path: str | None = None
-    """A tokenizer.json, a SentencePiece .model, or a folder with one."""
+    """A tokenizer.json, a SentencePiece .model, a folder with one, or hf://ORG/NAME@REVISION."""
     type: Literal["bpe", "sentencepiece"] = "bpe"
     """What to train when there is no path: byte-level BPE or SentencePiece (unigram)."""
     vocab: Annotated[int, Field(ge=257)] = 8192
@@ -188,7 +188,8 @@ class RunConfig(Section):
     run_dir: str | None = None
     """Folder of the run; left out, `runs/NAME`."""
     init: str | None = None
-    """A run whose weights this one starts from; left out, from random ones."""
+    """What this run's weights start from: a run, an import, a Hugging Face folder, or
+    hf://ORG/NAME@REVISION; left out, random ones."""
     trainable: Patterns | None = None
     """Names of the parameters that are trained, as regular expressions; the rest is frozen. Left
     out: all of them, or with lora.rank the adapters."""
@@ -227,7 +228,8 @@ class RunConfig(Section):
                 f"use a multiple of {f['microbatches']} or microbatches=1"
             )
         for key in ("run_dir", "init"):
-            if f[key] and "://" in f[key]:  # a Path would make a local folder named `gs:` of it
+            away = f[key] and "://" in f[key]  # a Path would make a local folder named `gs:` of it
+            if away and not (key == "init" and f[key].startswith("hf://")):
                 raise ValueError(
                     f"{key}={f[key]} is not a local folder; mount the bucket and name its mount"
                 )

@@ -23,6 +23,7 @@ from jaxlm.core.tree import Params
 from jaxlm.families import names
 from jaxlm.families.family import Family
 from jaxlm.families.names import Piece
+from jaxlm.hub.fetch import is_remote, local
 from jaxlm.hub.tensors import Tensors, open_tensors
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
@@ -46,13 +47,17 @@ class Folder:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether `path` looks like a Hugging Face folder."""
-    return (Path(path) / "config.json").is_file()
+    """Whether `path` looks like a Hugging Face folder, or names one of the Hub."""
+    return is_remote(path) or (Path(path) / "config.json").is_file()
 
 
 def open_folder(path: str | Path) -> Folder:
-    """Read config.json. Raises CheckpointError for what is missing, wrong or not supported."""
-    path, where = Path(path), Path(path) / "config.json"
+    """Read config.json, of hf://ORG/NAME@REVISION too, which is downloaded whole.
+
+    Raises CheckpointError for what is missing, wrong or not supported.
+    """
+    path = local(path)
+    where = path / "config.json"
     try:
         config = json.loads(where.read_bytes())
     except OSError as error:

@@ -18,6 +18,7 @@ from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.hub import load as folders
+from jaxlm.hub.fetch import pinned
 from jaxlm.hub.load import Folder
 from jaxlm.hub.save import check_dtype, whole
 from jaxlm.models.transformer import param_shapes
@@ -50,7 +51,7 @@ def import_folder(
         tokenizer.save(temporary / "tokenizer")
         checkpoints = Checkpoints(temporary / "checkpoints", warn=warn)
         params = folders.load_params(folder, Layout(make_mesh({}, jax.devices()[:1])), dtype)
-        if not checkpoints.save(0, params, {}, {"position": 0, "source": str(folder.path)}):
+        if not checkpoints.save(0, params, {}, {"position": 0, "source": pinned(source)}):
             raise CheckpointError(str(folder.path), "holds NaN or infinity; repair the weights")
         checkpoints.wait()
     return folder

@@ -212,13 +212,13 @@ def newest(folder: str) -> int:
 
 
 def origin(folder: str) -> tuple[ModelSpec, str]:
-    """(the architecture, the folder with the tokenizer) of what `init` names.
+    """(the architecture, the folder or name with the tokenizer) of what `init` names.
 
     Raises CheckpointError for what is neither a run, an import nor a Hugging Face folder.
     """
-    path = Path(folder).resolve()
-    if folders.is_folder(path):
-        return folders.open_folder(path).spec, str(path)
+    if folders.is_folder(folder):
+        return folders.open_folder(folder).spec, folder
+    path = Path(folder)
     if imported.is_imported(path):
         return imported.open_imported(path).spec, str(path / "tokenizer")
     return open_run(path).spec, str(path / "tokenizer")

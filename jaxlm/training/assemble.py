@@ -21,6 +21,7 @@ from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset, open_data, training_texts
+from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, shapes, trained
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -62,7 +63,7 @@ class Run:
     step: Step
     score: Score
     facts: dict[str, Any]
-    """Parameters, FLOPs per token and the peak they are compared with."""
+    """What `init` names; parameters, FLOPs per token and the peak they are compared with."""
 
 
 def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
@@ -123,7 +124,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         keeper=Keeper(config, layout, optimizer, mask, checkpoints),
         step=step,
         score=make_score(forward, objective, tokenizer.token_bytes()),
-        facts=facts(live, frozen, spec, config.length),
+        facts={"init": config.init} | facts(live, frozen, spec, config.length),
     )
 
 
@@ -148,7 +149,7 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
         if folder.is_dir():
             return
         if kind is None:
-            made = tokenizers.load(path or "")
+            made = tokenizers.load(local(path or ""))
         else:
             with voice.phase("training the tokenizer"):
                 texts = training_texts(config.data.train, config.data.validation)

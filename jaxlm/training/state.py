@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.checkpoint.inspect import steps
 from jaxlm.checkpoint.retention import need
+from jaxlm.config.load import load
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed, tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
+from jaxlm.hub.fetch import is_newest, is_remote, pinned
 from jaxlm.inference.run import Base, adapted, base_params, frozen_params, origin, shapes
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import RUNTIME, ModelSpec
@@ -24,14 +27,16 @@ from jaxlm.training.step import TrainState
 
 
 def inherit(config: RunConfig) -> RunConfig:
-    """The configuration with the architecture and the tokenizer of `init`, a run or a Hugging Face
-    folder, when it names one.
+    """The configuration with the architecture and the tokenizer of `init`, when it names one.
 
-    Raises ConfigError for a key of `model` or `tokenizer` that is set to something else.
+    `init` becomes a name of the same bytes from everywhere: a path from the root, or the commit
+    that a branch of the Hub has now; of a run that continues, the one that it began with. Raises
+    ConfigError for a key of `model` or `tokenizer` that is set to something else.
     """
     if not config.init:
         return config
-    spec, path = origin(config.init)
+    init = _pinned(config)
+    spec, path = origin(init)
     runtime = {key: getattr(config.model, key) for key in RUNTIME}
     spec = spec.model_copy(update=runtime)
     for key in sorted(config.model.model_fields_set):
@@ -42,8 +47,15 @@ def inherit(config: RunConfig) -> RunConfig:
     tokenizer = config.tokenizer.model_copy(update={"path": path})
     if config.tokenizer.path not in (None, tokenizer.path):
         raise ConfigError("tokenizer.path", f"comes from init={config.init}; leave it out")
-    init = str(Path(config.init).resolve())  # it is opened from other working directories too
     return config.model_copy(update={"init": init, "model": spec, "tokenizer": tokenizer})
+
+
+def _pinned(config: RunConfig) -> str:
+    init, folder = config.init or "", Path(config.folder)
+    if is_remote(init) and steps(folder / "checkpoints") and (folder / "config.yaml").is_file():
+        begun = load(str(folder / "config.yaml")).init or ""
+        init = begun if is_newest(init, begun) else init
+    return pinned(init)
 
 
 @dataclass
