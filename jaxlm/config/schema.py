@@ -65,7 +65,8 @@ class Tokenizer(Section):
     """The tokenizer: one that exists, or one trained from the training data."""
 
     path: str | None = None
-    """A tokenizer.json, a SentencePiece .model, a folder with one, or hf://ORG/NAME@REVISION."""
+    """A tokenizer.json, a SentencePiece .model, a folder with one, or hf://ORG/NAME@REVISION.
+    Beside `init`, one that adds tokens to its own."""
     type: Literal["bpe", "sentencepiece"] = "bpe"
     """What to train when there is no path: byte-level BPE or SentencePiece (unigram)."""
     vocab: Annotated[int, Field(ge=257)] = 8192

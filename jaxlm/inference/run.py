@@ -24,7 +24,7 @@ from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub import load as folders
-from jaxlm.inference import imported
+from jaxlm.inference import imported, vocabulary
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -178,8 +178,9 @@ def base_params(
 ) -> tuple[Params, Base]:
     """What a run with `init` starts from, in `param_dtype`, with new adapters; and its name.
 
-    Adapters of `init` are merged. named: the name that it had when the run began; None takes the
-    newest step. Raises CheckpointError when it is another now, or holds nothing to start from.
+    Adapters of `init` are merged, and rows for ids that it lacks are added. named: the name that it
+    had when the run began; None takes the newest step. Raises CheckpointError when it is another
+    now, or holds nothing to start from.
     """
     folder, dtype = config.init or "", jnp.dtype(config.param_dtype)
     if folders.is_folder(folder):
@@ -201,7 +202,18 @@ def base_params(
         raise CheckpointError(
             folder, f"is not the base that was trained on: {found['digest']}, not {named['digest']}"
         )
+    if old := rows_before(config):
+        want = param_shapes(config.model, layout, dtype)
+        params = vocabulary.grown(params, want, old, config.model.vocab)
     return adapted(config, layout, params), found
+
+
+def rows_before(config: RunConfig) -> int:
+    """The ids that `init` has rows for, when the run's tokenizer has more; else 0."""
+    if not config.init:
+        return 0
+    old = origin(config.init)[0].vocab
+    return old if old < config.model.vocab else 0
 
 
 def newest(folder: str) -> int:

@@ -22,7 +22,8 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset, open_data, training_texts
 from jaxlm.hub.fetch import local
-from jaxlm.inference.run import compute_dtype, shapes, trained
+from jaxlm.inference.run import compute_dtype, rows_before, shapes, trained
+from jaxlm.inference.vocabulary import tables
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
@@ -124,7 +125,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         keeper=Keeper(config, layout, optimizer, mask, checkpoints),
         step=step,
         score=make_score(forward, objective, tokenizer.token_bytes()),
-        facts={"init": config.init} | facts(live, frozen, spec, config.length),
+        facts=beginning(config, want, voice) | facts(live, frozen, spec, config.length),
     )
 
 
@@ -161,6 +162,17 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
 
     distributed.agree("tokenizer", make)
     return tokenizers.load(folder)
+
+
+def beginning(config: RunConfig, want: Params, voice: Progress) -> dict[str, str | None]:
+    """For the record: `init`, and which rows it lacks and the run adds, which is said too."""
+    old, new = rows_before(config), config.model.vocab
+    if not old:
+        return {"init": config.init}
+    names = " and ".join(tables(want))
+    what = f"rows {old} to {new - 1} of {names}: new, each the mean of the {old} before"
+    voice.say(what)
+    return {"init": config.init, "new_rows": what}
 
 
 def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None:

@@ -14,14 +14,16 @@ from jaxlm.checkpoint.retention import need
 from jaxlm.config.load import load
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed, tree
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
-from jaxlm.hub.fetch import is_newest, is_remote, pinned
+from jaxlm.hub.fetch import is_newest, is_remote, local, pinned
 from jaxlm.inference.run import Base, adapted, base_params, frozen_params, origin, shapes
+from jaxlm.inference.vocabulary import check_extends
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import RUNTIME, ModelSpec
 from jaxlm.models.transformer import init_params
+from jaxlm.text import tokenizer as tokenizers
 from jaxlm.training.optim import Optimizer, init_state, state_shapes
 from jaxlm.training.step import TrainState
 
@@ -30,14 +32,20 @@ def inherit(config: RunConfig) -> RunConfig:
     """The configuration with the architecture and the tokenizer of `init`, when it names one.
 
     `init` becomes a name of the same bytes from everywhere: a path from the root, or the commit
-    that a branch of the Hub has now; of a run that continues, the one that it began with. Raises
-    ConfigError for a key of `model` or `tokenizer` that is set to something else.
+    that a branch of the Hub has now; of a run that continues, the one that it began with. A
+    tokenizer of its own may add ids to that of `init`: the model then has rows for them. Raises
+    ConfigError for a key of `model` that is set to something else, and for a tokenizer in which ids
+    are other text.
     """
     if not config.init:
         return config
     init = _pinned(config)
     spec, path = origin(init)
     runtime = {key: getattr(config.model, key) for key in RUNTIME}
+    given = config.tokenizer.path
+    if given and pinned(given) != path:
+        path, vocab = pinned(given), _ids(given, path, init)
+        runtime["vocab"] = max(vocab, spec.vocab)
     spec = spec.model_copy(update=runtime)
     for key in sorted(config.model.model_fields_set):
         value = getattr(config.model, key)
@@ -45,9 +53,18 @@ def inherit(config: RunConfig) -> RunConfig:
         if not left_out and value != getattr(spec, key):
             raise ConfigError(f"model.{key}", f"comes from init={config.init}; leave it out")
     tokenizer = config.tokenizer.model_copy(update={"path": path})
-    if config.tokenizer.path not in (None, tokenizer.path):
-        raise ConfigError("tokenizer.path", f"comes from init={config.init}; leave it out")
     return config.model_copy(update={"init": init, "model": spec, "tokenizer": tokenizer})
+
+
+def _ids(given: str, own: str, init: str) -> int:
+    """How many ids the tokenizer at `given` has, which must extend the one of `init` at `own`."""
+    new = tokenizers.load(local(given))
+    try:
+        old = tokenizers.load(local(own))
+    except DataError:  # weights alone: only numbers can be compared
+        return new.vocab
+    check_extends(old, new, init)
+    return new.vocab
 
 
 def _pinned(config: RunConfig) -> str:
