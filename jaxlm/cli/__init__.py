@@ -113,6 +113,9 @@ def generate(
         int, typer.Option(min=0, help="Sample from this many likeliest tokens; 0 from all.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Root of the sampling.")] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer the prompt, by the model's chat template.")
+    ] = False,
     platform: Platform = None,
 ) -> None:
     """Continue a prompt with a trained model, writing as it goes."""
@@ -120,7 +123,7 @@ def generate(
     from jaxlm.inference import model
 
     pieces = model.load(run).stream(
-        prompt,
+        [{"role": "user", "content": prompt}] if chat else prompt,
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -128,7 +131,7 @@ def generate(
         seed=seed,
     )
     first = next(pieces, "")  # what is wrong is said before anything is written
-    print(prompt + first, end="", flush=True)
+    print(first if chat else prompt + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

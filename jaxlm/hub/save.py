@@ -112,7 +112,8 @@ def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    found = zip(IDS, (tokenizer.bos, tokenizer.eos, tokenizer.pad), strict=True)
+    eos = list(tokenizer.ends) if len(tokenizer.ends) > 1 else tokenizer.eos
+    found = zip(IDS, (tokenizer.bos, eos, tokenizer.pad), strict=True)
     return {key: value for key, value in found if value is not None}
 
 

@@ -5,6 +5,7 @@ model.logits([[1, 2, 3]])
 model.generate(["def main("], max_tokens=64)
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +23,12 @@ from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, read
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
+from jaxlm.text import chat
+from jaxlm.text.chat import Message
 from jaxlm.text.tokenizer import Tokenizer
 
 Tokens = Sequence[Sequence[int]] | np.ndarray | Array
+Prompt = str | Sequence[Message]
 
 
 class Model:
@@ -51,7 +55,7 @@ class Model:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_tokens: int = 64,
         temperature: float = 0.0,
@@ -59,10 +63,12 @@ class Model:
         top_k: int = 0,
         seed: int = 0,
     ) -> list[str]:
-        """The continuation of every prompt, without the prompt, up to the end-of-document token.
+        """The continuation of every prompt, without the prompt, up to a token that ends it.
 
-        temperature 0 is greedy. Raises ConfigError for settings or lengths that cannot be,
-        DataError for prompts that are no texts.
+        prompts: texts, or chats: lists of messages such as {"role": "user", "content": "Hello"},
+        which the tokenizer's chat template renders up to the answer. temperature 0 is greedy.
+        Raises ConfigError for settings or lengths that cannot be, DataError for prompts that are
+        neither.
         """
         how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         starts = self._prompts(prompts)
@@ -72,7 +78,7 @@ class Model:
                 row.append(token)
         return [self._after(start, row) for start, row in zip(starts, ids, strict=True)]
 
-    def stream(self, prompt: str, *, max_tokens: int = 64, **how: Any) -> Iterator[str]:
+    def stream(self, prompt: Prompt, *, max_tokens: int = 64, **how: Any) -> Iterator[str]:
         """The pieces of one continuation as they come; `how` as for `generate`."""
         starts = self._prompts([prompt])
         ids: list[int] = []
@@ -85,12 +91,18 @@ class Model:
             yield text[len(said) :]
             said = text
 
-    def _prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+    def _prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids as documents begin in training: nothing that a tokenizer puts at a text's end."""
-        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        if isinstance(prompts, str) or not all(map(_is_prompt, prompts)):
             raise DataError("prompts", "are a list of texts; write ['def main('] for a single one")
-        first = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        return [first + self.tokenizer.encode(text, add_special=False) for text in prompts]
+        return [self._start(prompt) for prompt in prompts]
+
+    def _start(self, prompt: Prompt) -> list[int]:
+        tokenizer = self.tokenizer
+        if not isinstance(prompt, str):
+            return chat.of(tokenizer).apply(tokenizer, prompt, add_generation_prompt=True)
+        first = [] if tokenizer.bos is None else [tokenizer.bos]
+        return first + tokenizer.encode(prompt, add_special=False)
 
     def _after(self, start: list[int], ids: list[int]) -> str:
         """The text of `ids` after a prompt: alone, a decoder may drop its first space."""
@@ -106,12 +118,12 @@ class Model:
         ended = np.zeros(rows, bool)
         for tokens in self._generator.tokens(self.params, ids, max_tokens=max_tokens, **how):
             yield tokens[:rows]
-            ended |= tokens[:rows] == self.tokenizer.eos
+            ended |= np.isin(tokens[:rows], self.tokenizer.ends)
             if ended.all():
                 return
 
     def _until_end(self, ids: list[int]) -> list[int]:
-        return ids[: ids.index(self.tokenizer.eos)] if self.tokenizer.eos in ids else ids
+        return list(itertools.takewhile(lambda token: token not in self.tokenizer.ends, ids))
 
     @cached_property
     def _generator(self) -> Generator:
@@ -167,6 +179,11 @@ class Model:
             "positions": np.maximum(np.cumsum(real, axis=1) - 1, 0).astype(np.int32),
             "segments": real.astype(np.int32),
         }
+
+
+def _is_prompt(prompt: Any) -> bool:
+    said = isinstance(prompt, list | tuple) and len(prompt) > 0
+    return isinstance(prompt, str) or (said and all(isinstance(x, Mapping) for x in prompt))
 
 
 def _rows(tokens: Tokens) -> np.ndarray:
