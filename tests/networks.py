@@ -47,6 +47,46 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 """Changes that make it each shape whose computation differs."""
+_BERT: dict[str, Any] = {
+    **GPT2,
+    "norm": {"type": "layer", "place": "sum"},
+    "embedding": {"types": 2, "offset": 2, "norm": True},
+}
+PAIRS: dict[str, dict[str, Any]] = {
+    "t5": {
+        "structure": "encoder-decoder",
+        "encoder": {"layers": 3, "start": 1},
+        "positions": "relative",
+        "relative": {"buckets": 8, "distance": 12},
+        "scale": {"query": 1.0, "output": 32**-0.5},
+        "gated": False,
+        "activation": "relu",
+    },
+    "bart": {
+        **_BERT,
+        "structure": "encoder-decoder",
+        "embedding": {"offset": 2, "norm": True},
+        "head": {"bias": True},
+    },
+}
+"""Encoder-decoders."""
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": {
+        **_BERT,
+        "structure": "encoder",
+        "head": {"transform": "gelu", "norm": True, "bias": True},
+    },
+    "modernbert": {
+        "structure": "encoder",
+        "layers": 3,
+        "norm": {"type": "layer", "bias": False},
+        "embedding": {"norm": True},
+        "window": {"size": 4, "full": (0,)},
+        "rope": {"local_theta": 100.0},
+        "head": {"labels": 3, "pool": "mean", "transform": "gelu", "norm": True, "bias": True},
+    },
+}
+"""Encoders, the second with a classifier."""
 ROOT = jax.random.key(7)
 """The root of a run's randomness."""
 

@@ -33,6 +33,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rank", ()),
     ("experts", ()),
     ("norm", ()),
+    ("whole", ()),
 )
 """Logical axis -> the mesh axes it is split over, outermost first."""
 

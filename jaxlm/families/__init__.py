@@ -8,6 +8,8 @@ from typing import Any
 
 from jaxlm.core.errors import CheckpointError
 from jaxlm.families import (
+    bart,
+    bert,
     gemma,
     gemma2,
     gemma3,
@@ -16,16 +18,19 @@ from jaxlm.families import (
     llama,
     mistral,
     mixtral,
+    modernbert,
     olmo2,
     phi3,
     qwen2,
     qwen3,
     qwen3_moe,
+    roberta,
+    t5,
 )
 from jaxlm.families.config import TRAINING, brief
 from jaxlm.families.family import Family
 from jaxlm.families.rope import USED
-from jaxlm.models.spec import Experts, ModelSpec, Rope, Window
+from jaxlm.models.spec import Experts, ModelSpec, Relative, Rope, Window
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY
@@ -43,6 +48,11 @@ FAMILIES: dict[str, Family] = {
         olmo2,
         gpt2,
         gpt_neox,
+        bert,
+        roberta,
+        modernbert,
+        t5,
+        bart,
     )
 }
 """By model_type; of several that express a spec, export takes the first."""
@@ -111,6 +121,10 @@ def computed(spec: ModelSpec) -> ModelSpec:
     update["window"] = Window(size=window.size, full=tuple(sorted(set(window.full))))
     if spec.scale.query == spec.head_dim**-0.5:
         update["scale"] = spec.scale.model_copy(update={"query": 0.0})
+    if spec.positions == "relative":
+        update["max_length"] = 0  # they do not end
+    else:
+        update["relative"] = Relative()
     if not spec.experts.count:
         update["experts"] = Experts()
     return spec.model_copy(update=update)

@@ -41,12 +41,23 @@ ABOUT = {
 TRAINING = {
     "attention_dropout",
     "attention_probs_dropout_prob",
+    "activation_dropout",
     "attn_pdrop",
+    "classif_dropout",
+    "decoder_layerdrop",
+    "dropout",
+    "dropout_rate",
     "embd_pdrop",
+    "embedding_dropout",
+    "encoder_layerdrop",
     "gradient_checkpointing",
     "hidden_dropout",
     "hidden_dropout_prob",
+    "init_std",
+    "initializer_cutoff_factor",
+    "initializer_factor",
     "initializer_range",
+    "mlp_dropout",
     "output_router_logits",
     "resid_pdrop",
     "router_aux_loss_coef",
@@ -210,7 +221,7 @@ class Config:
 
 HUGE = 1e15
 """No value is so large; NaN and infinity are."""
-LIMITS = {"layers": 1024, "experts.count": 1024}
+LIMITS = {"layers": 1024, "encoder.layers": 1024, "experts.count": 1024}
 """What a table is expanded over must not be absurd."""
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _DEFAULTS = ModelSpec().model_dump()
@@ -258,9 +269,13 @@ def read_activation(config: Config, key: str, default: str) -> Fields:
     return {"activation": ACTIVATIONS[name]}
 
 
-def their_activation(spec: ModelSpec) -> str:
-    """Their name of the spec's activation."""
-    return next(theirs for theirs, ours in ACTIVATIONS.items() if ours == spec.activation)
+def their_activation(spec: ModelSpec, activation: str = "") -> str:
+    """Their name of an activation, by default the spec's. Raises CheckpointError for none."""
+    wanted = activation or spec.activation
+    for theirs, ours in ACTIVATIONS.items():
+        if ours == wanted:
+            return theirs
+    raise CheckpointError("export", f"no key of Hugging Face names the activation {wanted!r}")
 
 
 def build(config: Config, keys: Iterable[Key], fields: Fields) -> ModelSpec:

@@ -21,7 +21,7 @@ _QKV = tuple(f"decoder/blocks/attn/{part}" for part in "qkv")
 _LAYER = "transformer.h.{}"
 WEIGHTS = (
     Weight("embed/embedding", "transformer.wte.weight", "v e -> v e"),
-    Weight("positions/embedding", "transformer.wpe.weight"),
+    Weight("decoder/positions/embedding", "transformer.wpe.weight"),
     Weight("decoder/blocks/attn_norm/scale", f"{_LAYER}.ln_1.weight"),
     Weight("decoder/blocks/attn_norm/bias", f"{_LAYER}.ln_1.bias"),
     Weight(

@@ -5,6 +5,7 @@ A pattern rearranges the axes of their tensor into ours, as einops writes it: `(
     v           the vocabulary: padded in ours, not in theirs
     f| e        several leaves lie one after another along the axis before the bar
     (h s k) e -> s e h k        several leaves are interleaved: s counts them
+    1 v -> v    theirs has an axis more
 
 Everything read is a view of their array: nothing is copied but a slice that reaches into padding.
 """
@@ -30,6 +31,8 @@ class Weight(NamedTuple):
     theirs: str
     pattern: str = ""
     """From their axes to those of one layer and one expert of ours; empty: the same."""
+    first: int = 0
+    """Of the layers that have it; those before it do not read their part of the leaf."""
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -68,6 +71,8 @@ def expand(weights: Iterable[Weight], shapes: Mapping[str, Shape], vocab: int) -
         sizes = shapes[there[0]][:depth]
         parts = tuple(_known(weight.pattern, shapes[leaf][depth:], vocab) for leaf in there)
         for at in product(*map(range, sizes)):
+            if at and at[0] < weight.first:
+                continue
             name = weight.theirs.format(*at)
             pieces += [
                 Piece(leaf, at, name, weight.pattern, parts, i) for i, leaf in enumerate(there)
@@ -96,7 +101,7 @@ def unused(
     return sorted(name for name in left if not any(p.search(name) for p in patterns))
 
 
-def copies(weights: Iterable[Weight], shapes: Mapping[str, Shape]) -> dict[str, str]:
+def tied(weights: Iterable[Weight], shapes: Mapping[str, Shape]) -> dict[str, str]:
     """Of a tied head: the name of their head's tensor -> of the tensor that it must equal."""
     theirs = {leaf: weight.theirs for weight in weights for leaf in weight.leaves}
     if "head/kernel" in shapes or "head/kernel" not in theirs:
@@ -104,11 +109,22 @@ def copies(weights: Iterable[Weight], shapes: Mapping[str, Shape]) -> dict[str, 
     return {theirs["head/kernel"]: theirs["embed/embedding"]}
 
 
-def in_file(names: Iterable[str], prefix: str) -> dict[str, str]:
-    """The table's name of each name in a file: a bare network was saved without the prefix."""
+def in_file(
+    names: Iterable[str], prefix: str, renamed: Iterable[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """The table's name of each name in a file: a bare network was saved without the prefix.
+
+    renamed: (regular expression, replacement) of names that old versions gave.
+    """
     every = list(names)
     bare = not any(name.startswith(prefix) for name in every)
-    return {prefix + name if bare else name: name for name in every}
+    found = {}
+    for name in every:
+        now = prefix + name if bare else name
+        for old, new in renamed:
+            now = re.sub(old, new, now)
+        found[now] = name
+    return found
 
 
 def tensors(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
@@ -172,7 +188,7 @@ def _view(piece: Piece, tensor: Any) -> np.ndarray:
         start = sum(lengths[: piece.part])
         tensor = tensor[(slice(None),) * split + (slice(start, start + lengths[piece.part]),)]
     sizes = _sizes(right, part, len(piece.parts))
-    flat = [axis for group in left for axis in group]
+    flat = [axis for group in left for axis in group if axis != "1"]
     view = tensor.reshape([sizes[axis] for axis in flat]).transpose([flat.index(a) for a in right])
     return view[piece.part] if right[:1] == ["s"] else view
 
@@ -199,7 +215,7 @@ def _parsed(pattern: str, rank: int) -> tuple[list[list[str]], list[str], int | 
 def _sizes(right: list[str], part: Shape, parts: int) -> dict[str, int]:
     """The size of each named axis."""
     full = (parts, *part) if right[:1] == ["s"] else part
-    return dict(zip(right, full, strict=True))
+    return {"1": 1, **dict(zip(right, full, strict=True))}
 
 
 def _axes_of(left: list[list[str]], sizes: dict[str, int]) -> Shape:

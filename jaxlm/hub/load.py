@@ -6,6 +6,7 @@ ever in memory twice.
 
 import functools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def load_params(folder: Folder, layout: Layout, dtype: DTypeLike | None = None) 
         leaves[piece.leaf][piece.at] = piece
     return tree.unflatten(
         {
-            name: _leaf(shapes[name], slices, tensors, files, dtype)
+            name: _leaf(name, shapes[name], slices, tensors, files, dtype)
             for name, slices in leaves.items()
         }
     )
@@ -107,18 +108,22 @@ def matched(
     Only headers are read. Raises CheckpointError when a leaf stays empty, or a tensor is left over
     or has another shape.
     """
-    weights, where = folder.family.weights, str(folder.path)
-    pieces = names.expand(weights, shapes, folder.spec.vocab)
-    files = names.in_file(tensors, folder.family.prefix)
-    copies = names.copies(weights, shapes)
+    family, where = folder.family, str(folder.path)
+    pieces = names.expand(family.table(folder.spec), shapes, folder.spec.vocab)
+    files = names.in_file(tensors, family.prefix, family.renamed)
+    copies = family.copied(folder.spec, shapes)
+    for a, b in family.copies.items():  # a file may have left out either of both
+        for name, other in ((a, b), (b, a)):
+            if name not in files and other in files and name in names.tensors(pieces):
+                files[name] = files[other]
     if empty := names.unfilled(pieces, shapes):
-        raise CheckpointError(where, f"{empty[0]} has no tensor in {folder.family.model_type}")
+        raise CheckpointError(where, f"{empty[0]} has no tensor in {family.model_type}")
     if lost := names.missing(pieces, files):
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise CheckpointError(
             where, f"has no tensor {lost[0]}{more}, which config.json asks for; download it whole"
         )
-    if left := names.unused(pieces, files, folder.family.ignored, copies):
+    if left := names.unused(pieces, files, family.ignored, copies):
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise CheckpointError(
             where,
@@ -136,17 +141,19 @@ def matched(
 def _check_copies(
     folder: Folder, tensors: Tensors, files: dict[str, str], pieces: list[Piece]
 ) -> None:
-    """Raise CheckpointError where a file holds a tied head that is not the embedding."""
+    """Raise CheckpointError where a file holds a tied tensor that is not what it is tied to."""
     shapes = {piece.leaf: () for piece in pieces}
-    for copy, original in names.copies(folder.family.weights, shapes).items():
+    for copy, original in folder.family.copied(folder.spec, shapes).items():
         if copy in files and not _same(tensors[files[copy]], tensors[files[original]]):
             raise CheckpointError(
                 str(folder.path),
-                f"{copy} differs from {original}, but tie_word_embeddings is true; set it to false",
+                f"{copy} differs from {original}, which it is tied to; if it is a head of its own, "
+                "set tie_word_embeddings to false",
             )
 
 
 def _leaf(
+    name: str,
     want: jax.ShapeDtypeStruct,
     slices: dict[tuple[int, ...], Piece],
     tensors: Tensors,
@@ -167,6 +174,8 @@ def _leaf(
         key = tuple(spans)
         if key not in made:
             made[key] = share = np.empty([stop - start for start, stop in spans], kind)
+            if len(slices) < math.prod(want.shape[:depth]):  # layers that have no such norm
+                share[...] = 0 if name.endswith("bias") else 1
             inner = tuple(slice(*span) for span in spans[depth:])
             for at, piece in slices.items():
                 if all(start <= i < stop for i, (start, stop) in zip(at, spans, strict=False)):

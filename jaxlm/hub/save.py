@@ -66,7 +66,7 @@ def lazy(
     """Each tensor of the family, made from the parameters when its turn comes."""
     leaves = tree.flatten(params)
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    pieces = names.expand(family.weights, shapes, spec.vocab)
+    pieces = names.expand(family.table(spec), shapes, spec.vocab)
     if lost := names.unfilled(pieces, shapes):
         raise CheckpointError("export", f"{lost[0]} has no place in {family.model_type}")
     return {name: _tensor(parts, leaves, dtype) for name, parts in names.tensors(pieces).items()}

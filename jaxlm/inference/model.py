@@ -21,6 +21,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, read
+from jaxlm.models.heads import pooled
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
 from jaxlm.text import chat
@@ -41,17 +42,37 @@ class Model:
         self._layout = layout
         self._forward = make_forward(spec, layout, dtype)
 
-    def logits(self, tokens: Tokens, mask: Any = None) -> Array:
-        """Scores of the next token, float32 [B, L, V], for token ids [B, L].
+    def logits(
+        self,
+        tokens: Tokens,
+        mask: Any = None,
+        *,
+        source: Tokens | None = None,
+        source_mask: Any = None,
+        types: Any = None,
+    ) -> Array:
+        """Scores, float32, for token ids [B, L]: a decoder's of the next token [B, L, V], an
+        encoder's of the token itself [B, L, V], a classifier's [B, labels] or [B, L, labels].
 
-        mask: [B, L], false for padding; positions count from a row's first unmasked token. Raises
-        DataError for ids outside the vocabulary and rows longer than the model's positions.
+        mask: [B, L], false for padding; positions count from a row's first unmasked token. source
+        [B, S] and its mask: what an encoder-decoder's `tokens` continue, which begin with
+        `spec.encoder.start`; its classifier takes the text as `tokens` alone. types: [B, L] token
+        types, 0 by default. Raises DataError for ids outside the vocabulary, rows longer than the
+        model's positions, and a source that is missing or that the model does not take.
         """
-        return self._sized(self._logits, tokens, mask)
+        return self._sized(self._logits, self._batch(tokens, mask, source, source_mask, types))
 
-    def hidden(self, tokens: Tokens, mask: Any = None) -> Array:
+    def hidden(
+        self,
+        tokens: Tokens,
+        mask: Any = None,
+        *,
+        source: Tokens | None = None,
+        source_mask: Any = None,
+        types: Any = None,
+    ) -> Array:
         """Hidden states after the final norm, [B, L, D]; arguments as for `logits`."""
-        return self._sized(self._hidden, tokens, mask)
+        return self._sized(self._hidden, self._batch(tokens, mask, source, source_mask, types))
 
     def generate(
         self,
@@ -137,13 +158,14 @@ class Model:
     def _logits(self) -> Any:
         def run(params: Params, batch: Batch) -> Array:
             x, _ = self._forward.hidden(params, batch, None)
-            return self._forward.logits(self._forward.head(params), x)[..., : self.spec.vocab]
+            x = pooled(x, batch.get("segments"), self.spec.head.pool)
+            width = self.spec.head.labels or self.spec.vocab
+            return self._forward.logits(self._forward.head(params), x)[..., :width]
 
         return jax.jit(run)
 
-    def _sized(self, run: Any, tokens: Tokens, mask: Any) -> Array:
+    def _sized(self, run: Any, batch: dict[str, np.ndarray]) -> Array:
         """`run` on a batch that splits over the mesh; the rows that fill it up are cut off."""
-        batch = self._batch(_rows(tokens), mask)
         rows, shards = batch["tokens"].shape[0], self._layout.size("batch")
         fill = -rows % shards
         sharding = self._layout.sharding(("batch", None))
@@ -153,7 +175,38 @@ class Model:
         }
         return run(self.params, whole)[:rows]
 
-    def _batch(self, tokens: np.ndarray, mask: Any) -> dict[str, np.ndarray]:
+    def _batch(
+        self, tokens: Tokens, mask: Any, source: Tokens | None, source_mask: Any, types: Any
+    ) -> dict[str, np.ndarray]:
+        """A batch as Forward has it."""
+        rows, spec = _rows(tokens), self.spec
+        if spec.structure != "encoder-decoder":
+            if source is not None:
+                raise DataError(
+                    "source",
+                    f"is nothing that a model of structure {spec.structure} reads; leave it out",
+                )
+            batch = self._checked(rows, mask)
+            if types is not None:
+                batch["types"] = self._checked_types(types, rows)
+            return batch
+        if source is None and not spec.head.labels:
+            raise DataError("source", "is missing: it is what an encoder-decoder's tokens continue")
+        if source is None:  # a classifier reads the text twice
+            source, source_mask = rows, mask
+            rows = np.insert(rows, 0, spec.encoder.start, axis=1)[:, :-1]
+        read = self._checked(_rows(source), source_mask)
+        names = {"tokens": "source", "positions": "source_positions", "segments": "source_segments"}
+        return self._checked(rows, mask) | {names[name]: array for name, array in read.items()}
+
+    def _checked_types(self, types: Any, rows: np.ndarray) -> np.ndarray:
+        given, most = np.asarray(types), self.spec.embedding.types
+        if given.shape != rows.shape or not 0 <= given.min() <= given.max() < most:
+            what = f"{list(given.shape)} from {given.min()} to {given.max()}"
+            raise DataError("types", f"{what} are not {list(rows.shape)} within [0, {most})")
+        return given.astype(np.int32)
+
+    def _checked(self, tokens: np.ndarray, mask: Any) -> dict[str, np.ndarray]:
         if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
             raise DataError("tokens", f"{tokens.dtype}{list(tokens.shape)} are not ids [B, L]")
         if not tokens.size:

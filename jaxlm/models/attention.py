@@ -1,7 +1,4 @@
-"""Attention and its backends.
-
-    attention(q, k, v, segments, ...)     training and scoring: a row attends within its segment
-    attend_cached(q, cache, segments)     generation: a few queries over all that came before
+"""Attention within a sequence, and its backends.
 
 Kernels cannot be partitioned automatically, so on a mesh every backend runs inside shard_map, over
 batch and heads. Positions of segment 0 are padding and attend among themselves: no row is empty.
@@ -10,7 +7,9 @@ batch and heads. Positions of segment 0 are padding and attend among themselves:
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -18,28 +17,86 @@ from jax.typing import DTypeLike
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
-from jaxlm.models.cache import KeyValues
+from jaxlm.models.cache import KeyValues, attend_cached, write_cache
 from jaxlm.models.flash import chunked
 from jaxlm.models.gpu import cudnn
-from jaxlm.models.scores import NEVER, Scores
+from jaxlm.models.layers import Dense, Normalize, residual_scale
+from jaxlm.models.rope import rotate
+from jaxlm.models.scores import Scores, full
+from jaxlm.models.spec import ModelSpec
 from jaxlm.models.tpu import splash
 
 
-def full(q: Array, k: Array, v: Array, segments: Array | None, how: Scores) -> Array:
-    """Softmax attention (Vaswani et al. 2017, eq. 1) with every score in memory: the reference.
+class Attention(nn.Module):
+    """Multi-head attention with grouped keys and values, over the sequence or over a cache."""
 
-    q [B, L, N, H]; k, v [B, L, K, H], N a multiple of K; segments [B, L], None: each row
-    is one. Returns [B, L, N, H].
-    """
-    at, groups = jnp.arange(q.shape[1]), q.shape[2] // k.shape[2]
-    may = how.near(at, at)[None]
-    if segments is not None:
-        may &= segments[:, :, None] == segments[:, None, :]
-    q = q.reshape(*q.shape[:2], k.shape[2], groups, q.shape[3])
-    scores, _ = how.of(jnp.einsum("blkgh,bskh->bkgls", q, k))
-    weights = jax.nn.softmax(jnp.where(may[:, None, None], scores, NEVER), axis=-1)
-    y = jnp.einsum("bkgls,bskh->blkgh", weights.astype(v.dtype), v)
-    return y.reshape(*y.shape[:2], -1, y.shape[-1])
+    spec: ModelSpec
+    layout: Layout
+    dtype: DTypeLike
+    causal: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        segments: Array | None,
+        turn: Any,
+        bias: Array | None,
+        cache: KeyValues | None,
+        near: Any,
+    ) -> tuple[Array, KeyValues | None]:
+        """near: whether this layer has the spec's window, bool or bool []; others as in Shared."""
+        spec = self.spec
+        q, k, v = (projected(spec, self.dtype, part)(x) for part in "qkv")
+        if spec.norm.qk != "none":
+            q, k = self._normalized(q, "q_norm"), self._normalized(k, "k_norm")
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
+        how = Scores(query_scale(spec), self.causal, spec.window.size, spec.scale.scores_cap)
+        if cache is None:
+            y = self._attend((q, k, v), segments, bias, how, near)
+        else:
+            cache = write_cache(cache, k, v)
+            y = attend_cached(q, cache, segments, how, windowed=near, bias=bias)
+        return projected(spec, self.dtype, "o")(y), cache
+
+    def _normalized(self, x: Array, name: str) -> Array:
+        together = x.reshape(*x.shape[:2], -1) if self.spec.norm.qk == "all" else x
+        return Normalize(self.spec.norm, name=name)(together).reshape(x.shape)
+
+    def _attend(
+        self,
+        heads: tuple[Array, Array, Array],
+        segments: Array | None,
+        bias: Array | None,
+        how: Scores,
+        near: Any,
+    ) -> Array:
+        attend = partial(attention, layout=self.layout, backend=self.spec.attention, bias=bias)
+        if isinstance(near, bool):
+            how = how if near else how._replace(window=0)
+            return attend(*heads, segments, how=how)
+        return jax.lax.cond(  # both are in the program, and a layer runs its own
+            near,
+            partial(attend, how=how),
+            partial(attend, how=how._replace(window=0)),
+            *(*heads, segments),
+        )
+
+
+def projected(spec: ModelSpec, dtype: DTypeLike, part: str) -> Dense:
+    """One of an attention's projections: q, k, v or o."""
+    embed, size, init = (spec.embed,), spec.head_dim, spec.init_scale
+    if part == "o":
+        scale = residual_scale(spec)
+        return Dense((spec.heads, size), embed, dtype, spec.bias.out, scale, name=part)
+    heads = spec.heads if part == "q" else spec.kv_heads
+    return Dense(embed, (heads, size), dtype, spec.bias.qkv, init, name=part)
+
+
+def query_scale(spec: ModelSpec) -> float:
+    """What products of queries and keys are multiplied by."""
+    return spec.scale.query or spec.head_dim**-0.5
 
 
 BACKENDS: dict[str, Callable[..., Array]] = {
@@ -83,46 +140,42 @@ def attention(
     layout: Layout,
     how: Scores,
     backend: str = "auto",
+    bias: Array | None = None,
 ) -> Array:
     """Attention within segments: q [B, L, N, H], k and v [B, L, K, H], segments [B, L] int32.
 
-    Segments None: each row is one. Returns [B, L, N, H] in q's type. Fewer kv heads than shards of
-    the heads are repeated.
+    Segments None: each row is one. bias: added to scores, float32 [N, L, L]; no backend but `full`
+    has it. Returns [B, L, N, H] in q's type. Fewer kv heads than shards of the heads are repeated.
     """
     if how.window >= q.shape[1]:
         how = how._replace(window=0)
     platform = layout.mesh.devices.flat[0].platform
+    if bias is not None:
+        run = lambda q, k, v, segments, bias: full(q, k, v, segments, how, bias)  # noqa: E731
+        return over_mesh(run, layout, (q, k, v), (segments,), bias)
     chosen = choose(backend, platform, q.dtype, q.shape[-1], q.shape[1], how)
-    run = partial(BACKENDS[chosen], how=how)
+    return over_mesh(partial(BACKENDS[chosen], how=how), layout, (q, k, v), (segments,))
+
+
+def over_mesh(
+    run: Callable[..., Array],
+    layout: Layout,
+    heads: tuple[Array, Array, Array],
+    rows: tuple[Array | None, ...],
+    bias: Array | None = None,
+) -> Array:
+    """run(q, k, v, *rows[, bias]) on each device's own rows and heads."""
+    q, k, v = heads
+    more = () if bias is None else (bias,)
     if layout.mesh.size == 1:
-        return run(q, k, v, segments)
+        return run(q, k, v, *rows, *more)
     shards = layout.size("heads")
     repeats = shards // math.gcd(shards, k.shape[2])
     if repeats > 1:
         k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
-    heads, row = layout.spec(("batch", None, "heads", None)), layout.spec(("batch", None))
-    return jax.shard_map(
-        run, mesh=layout.mesh, in_specs=(heads, heads, heads, row), out_specs=heads, check_vma=False
-    )(q, k, v, segments)
-
-
-def attend_cached(
-    q: Array, cache: KeyValues, segments: Array | None, how: Scores, *, windowed: Array | bool
-) -> Array:
-    """q [B, L, N, H], the last L positions written, over everything before and themselves.
-
-    segments: [B, L], 0 for padding, which looks at every written column, so that it has no empty
-    row; None: no padding. windowed: whether this layer has the window of `how`.
-    """
-    length, size, groups = q.shape[1], cache.keys.shape[1], q.shape[2] // cache.keys.shape[2]
-    at, columns = cache.start - length + jnp.arange(length), jnp.arange(size)
-    before = (columns[None] <= at[:, None])[None]
-    near = how.near(at, columns) | ~jnp.asarray(windowed)
-    may = before & near[None] & cache.may[:, None, :]
-    if segments is not None:
-        may |= before & (segments == 0)[:, :, None]
-    q = q.reshape(*q.shape[:2], cache.keys.shape[2], groups, q.shape[3])
-    scores, _ = how.of(jnp.einsum("blkgh,bskh->bkgls", q, cache.keys))
-    weights = jax.nn.softmax(jnp.where(may[:, None, None], scores, NEVER), axis=-1)
-    y = jnp.einsum("bkgls,bskh->blkgh", weights.astype(cache.values.dtype), cache.values)
-    return y.reshape(*y.shape[:2], -1, y.shape[-1])
+    by_head, by_row = layout.spec(("batch", None, "heads", None)), layout.spec(("batch", None))
+    specs = (by_head,) * 3 + (by_row,) * len(rows)
+    specs += (layout.spec(("heads", None, None)),) * len(more)
+    return jax.shard_map(run, mesh=layout.mesh, in_specs=specs, out_specs=by_head, check_vma=False)(
+        q, k, v, *rows, *more
+    )

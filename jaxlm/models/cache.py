@@ -1,4 +1,4 @@
-"""The cache of keys and values for generation."""
+"""The cache of keys and values for generation, and attention over it."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
+from jaxlm.models.scores import Scores, weighted
 
 
 class KeyValues(NamedTuple):
@@ -16,6 +18,9 @@ class KeyValues(NamedTuple):
     start: Array
     may: Array
     """[layers, B, S] bool: which positions hold a token that may be looked at."""
+    source_keys: Array | None = None
+    """Of an encoder-decoder's source, once it is read: [layers, B, S', K, H]."""
+    source_values: Array | None = None
 
 
 class Cache(NamedTuple):
@@ -32,6 +37,10 @@ class Cache(NamedTuple):
     counts: Array
     incoming: Array | None = None
     """[B, L] bool, which of the next tokens are real; None: all."""
+    source: tuple[Array, Array] | None = None
+    """Keys and values of an encoder-decoder's source, [layers, B, S', K, H]."""
+    source_segments: Array | None = None
+    """[B, S'] int32, 0 for padding; None: the source has none."""
 
     def extend(self, tokens: Array) -> tuple[Array, Array, "Cache"]:
         """(segments [B, L], positions [B, L], the cache with these columns marked as written)."""
@@ -49,11 +58,13 @@ class Cache(NamedTuple):
         layers = self.keys.shape[0]
         start = jnp.broadcast_to(self.filled, (layers,))
         may = jnp.broadcast_to(self.segments == 1, (layers, *self.segments.shape))
-        return KeyValues(self.keys, self.values, start, may)
+        return KeyValues(self.keys, self.values, start, may, *(self.source or ()))
 
     def with_values(self, kv: KeyValues) -> "Cache":
         """The cache after the layers wrote into it."""
-        return self._replace(keys=kv.keys, values=kv.values, filled=kv.start[0])
+        read = kv.source_keys is not None and kv.source_values is not None
+        source = (kv.source_keys, kv.source_values) if read else None
+        return self._replace(keys=kv.keys, values=kv.values, filled=kv.start[0], source=source)
 
 
 def empty_cache(
@@ -72,4 +83,29 @@ def write_cache(cache: KeyValues, k: Array, v: Array) -> KeyValues:
     where = (0, cache.start, 0, 0)
     keys = jax.lax.dynamic_update_slice(cache.keys, k.astype(cache.keys.dtype), where)
     values = jax.lax.dynamic_update_slice(cache.values, v.astype(cache.values.dtype), where)
-    return KeyValues(keys, values, cache.start + k.shape[1], cache.may)
+    return cache._replace(keys=keys, values=values, start=cache.start + k.shape[1])
+
+
+def attend_cached(
+    q: Array,
+    cache: KeyValues,
+    segments: Array | None,
+    how: Scores,
+    *,
+    windowed: Array | bool,
+    bias: Array | None = None,
+) -> Array:
+    """q [B, L, N, H], the last L positions written, over everything before and themselves.
+
+    segments: [B, L], 0 for padding, which looks at every written column, so that it has no empty
+    row; None: no padding. windowed: whether this layer has the window of `how`. bias: added to
+    scores, float32 [N, L, S].
+    """
+    length, size = q.shape[1], cache.keys.shape[1]
+    at, columns = cache.start - length + jnp.arange(length), jnp.arange(size)
+    before = (columns[None] <= at[:, None])[None]
+    near = how.near(at, columns) | ~jnp.asarray(windowed)
+    may = before & near[None] & cache.may[:, None, :]
+    if segments is not None:
+        may |= before & (segments == 0)[:, :, None]
+    return weighted(q, cache.keys, cache.values, may, how, bias)

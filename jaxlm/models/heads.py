@@ -1,5 +1,6 @@
-"""From hidden states to scores: the language-model head, tied or not."""
+"""From hidden states to scores: of the vocabulary, tied or not, or of a classifier's labels."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -7,6 +8,7 @@ from jax.typing import DTypeLike
 
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
+from jaxlm.models.layers import ACTIVATIONS, Dense, Kernel, Normalize, whole
 from jaxlm.models.spec import VOCAB_MULTIPLE, ModelSpec
 
 ABSENT = -1e9
@@ -18,15 +20,54 @@ def padded_vocab(spec: ModelSpec) -> int:
     return -(-spec.vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
-def select_head(params: Params) -> Params:
-    """The leaves that `logits` needs: the head's own kernel, or the tied embedding."""
-    return {"head": params["head"]} if "head" in params else {"embed": params["embed"]}
+class Head(nn.Module):
+    """The head's leaves, and what it does before it scores: x [..., D] -> [..., D].
+
+    A transform is a product, a nonlinearity and a norm (Devlin et al. 2018, appendix A.2).
+    """
+
+    spec: ModelSpec
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        spec, head, init = self.spec, self.spec.head, nn.initializers.normal(self.spec.init_scale)
+        if head.labels:
+            Kernel((spec.embed, head.labels), init, name="labels")()
+        elif not spec.tied:
+            self.param("kernel", init, (spec.embed, padded_vocab(spec)))
+        if head.bias:
+            self.param("bias", nn.initializers.zeros, (head.labels or padded_vocab(spec),))
+        if head.transform != "none":
+            square = (spec.embed,), (spec.embed,), self.dtype, head.transform_bias, spec.init_scale
+            x = ACTIVATIONS[head.transform](Dense(*square, name="transform")(x))
+        return Normalize(spec.norm, name="norm")(x) if head.norm else x
+
+
+def select_head(params: Params, spec: ModelSpec) -> Params:
+    """The leaves that `logits` needs: the head's own, and the embedding where it is tied."""
+    own = {"head": params["head"]} if "head" in params else {}
+    tied = spec.tied and not spec.head.labels
+    return {**own, "embed": params["embed"]} if tied else own
 
 
 def logits(head: Params, x: Array, *, spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Array:
-    """x [..., D] -> [..., padded V] float32, products in `dtype`; padded columns are ABSENT."""
-    kernel = head["head"]["kernel"].T if "head" in head else head["embed"]["embedding"]
-    scores = product(x.astype(dtype), kernel.astype(dtype))
+    """x [..., D] -> [..., padded V] float32, products in `dtype`; padded columns are ABSENT.
+
+    Of a classifier [..., labels].
+    """
+    own = head.get("head", {})
+    x = x.astype(dtype)
+    if spec.head.transform != "none":
+        x = Head(spec, dtype).apply({"params": own}, x)  # pyright: ignore[reportAssignmentType]
+    x = x * jnp.asarray(spec.scale.output, x.dtype) if spec.scale.output != 1 else x
+    if spec.head.labels:
+        scores = product(x, own["labels"]["kernel"].T.astype(dtype))
+        return scores + whole(own["bias"], scores) if spec.head.bias else scores
+    kernel = head["embed"]["embedding"] if spec.tied else own["kernel"].T
+    scores = product(x, kernel.astype(dtype))
+    if spec.head.bias:
+        scores += whole(own["bias"], scores)
     if cap := spec.scale.logits_cap:
         scores = cap * jnp.tanh(scores / cap)
     # Rows stay where x has them: the loss maps this over groups of rows.
@@ -36,6 +77,23 @@ def logits(head: Params, x: Array, *, spec: ModelSpec, layout: Layout, dtype: DT
         return scores
     known = jnp.arange(rows) < spec.vocab
     return jnp.where(known.reshape((1,) * (x.ndim - 1) + (rows,)), scores, ABSENT)
+
+
+def pooled(x: Array, segments: Array | None, how: str) -> Array:
+    """Hidden states x [B, L, D] -> what a classifier scores [B, D], or x when `how` is none.
+
+    segments [B, L] int32, 0 for padding; None: no padding. One sequence a row.
+    """
+    if how == "none":
+        return x
+    real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
+    if how == "mean":
+        share = real / jnp.maximum(real.sum(1, keepdims=True), 1)
+        return jnp.einsum("bld,bl->bd", x, share.astype(x.dtype))
+    places = jnp.arange(x.shape[1])
+    last = jnp.max(jnp.where(real, places, 0), axis=1)
+    at = jnp.argmax(real, axis=1) if how == "first" else last
+    return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
 
 
 @jax.custom_vjp

@@ -3,6 +3,7 @@
 Parameters are stored in their own type and cast where they are used; norms and softmax are float32.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -13,13 +14,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jaxlm.models.products import dense
-from jaxlm.models.spec import Norm
+from jaxlm.models.spec import ModelSpec, Norm
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
 }
 
 
@@ -46,7 +48,7 @@ class Dense(nn.Module):
             a, b, s = (self.get_variable("params", f"lora_{k}") for k in ("a", "b", "scale"))
             y += self._product(self._product(x, a, len(self.inputs)), b, 1) * s.astype(self.dtype)
         if self.bias:
-            y += _whole(self.param("bias", nn.initializers.zeros, self.outputs), y)
+            y += whole(self.param("bias", nn.initializers.zeros, self.outputs), y)
         return y
 
     def _product(self, x: Array, kernel: Array, contracted: int) -> Array:
@@ -67,9 +69,9 @@ class Normalize(nn.Module):
             y -= y.mean(-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.norm.eps)
         one = nn.initializers.constant(1.0 - self.norm.shift)
-        y *= _whole(self.param("scale", one, width), y) + self.norm.shift
-        if self.norm.type == "layer":
-            y += _whole(self.param("bias", nn.initializers.zeros, width), y)
+        y *= whole(self.param("scale", one, width), y) + self.norm.shift
+        if self.norm.type == "layer" and self.norm.bias:
+            y += whole(self.param("bias", nn.initializers.zeros, width), y)
         return y.astype(x.dtype)
 
 
@@ -108,7 +110,12 @@ class Kernel(nn.Module):
         return self.param("kernel", self.initializer, self.shape)
 
 
-def _whole(leaf: Array, like: Array) -> Array:
+def residual_scale(spec: ModelSpec) -> float:
+    """Radford et al. 2019, section 2.3: the residual's variance does not grow with depth."""
+    return spec.init_scale / math.sqrt(2 * spec.layers)
+
+
+def whole(leaf: Array, like: Array) -> Array:
     """A scale or bias [*S] as [1, ..., *S], of the rank and type of `like` [..., *S]."""
     return leaf.reshape((1,) * (like.ndim - leaf.ndim) + leaf.shape).astype(like.dtype)
 

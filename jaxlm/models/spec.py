@@ -74,21 +74,70 @@ class Norm(Section):
 
     type: Literal["rms", "layer"] = "rms"
     """rms (Zhang & Sennrich 2019) has a scale; layer (Ba et al. 2016) a scale and a bias."""
+    bias: bool = True
+    """Whether layer's has its bias."""
     eps: Annotated[float, Field(gt=0)] = 1e-5
     """Added to the variance."""
-    place: Literal["before", "after", "both"] = "before"
-    """Of the input of attention and MLP, of their output, or of both; the sum is never touched."""
+    place: Literal["before", "after", "both", "sum"] = "before"
+    """Of the input of attention and MLP, of their output, or of both; or of the residual stream
+    itself after each (Vaswani et al. 2017, section 3.1), and then not at the end."""
     shift: Annotated[float, Field(ge=0)] = 0.0
     """Added to every stored scale: 1 where scales are stored around zero."""
     qk: Literal["none", "head", "all"] = "none"
     """Queries and keys normalised too: each head by itself, or all heads of a token together."""
 
 
+class Embedding(Section):
+    """What is added to the tokens' embeddings, and their norm."""
+
+    types: Whole = 0
+    """Kinds of tokens, each with an embedding of its own (Devlin et al. 2018, section 3); 0: no."""
+    offset: Whole = 0
+    """The row of the learned positions that a sequence starts with; those before are not used."""
+    norm: bool = False
+    """The sum is normalized, and then not once more by a norm before the first attention."""
+
+
+class Relative(Section):
+    """Relative positions: a bias of each head's scores (Raffel et al. 2020, section 2.1)."""
+
+    buckets: Annotated[int, Field(ge=4, lt=2**20, multiple_of=4)] = 32
+    """How many distances are told apart."""
+    distance: Count = 128
+    """From here on all are one; up to it, near ones are told apart more finely."""
+
+
+class Encoder(Section):
+    """The stack that reads the source, of an encoder-decoder."""
+
+    layers: Annotated[int, Field(ge=0, lt=2**20)] = 0
+    """Its blocks; 0 is as many as the decoder's."""
+    start: Whole = 0
+    """The id that every target begins with."""
+
+
+class Head(Section):
+    """What lies between hidden states and scores."""
+
+    labels: Whole = 0
+    """Classes that are scored; 0 is the vocabulary."""
+    pool: Literal["none", "first", "last", "mean"] = "none"
+    """What is scored: every position, a sequence's first or last, or their mean."""
+    transform: Literal["none", "silu", "gelu", "gelu_tanh", "relu", "tanh"] = "none"
+    """A square projection with this nonlinearity before the scores, or none."""
+    transform_bias: bool = True
+    """Whether it has a bias."""
+    norm: bool = False
+    """Its output is normalized."""
+    bias: bool = False
+    """Scores have a bias."""
+
+
 class Window(Section):
     """Layers that look at near positions only (Beltagy et al. 2020)."""
 
     size: Whole = 0
-    """How many positions a query sees, itself included; 0 is all of them."""
+    """How many positions a query sees, itself included (in an encoder to either side); 0 is all."""
     full: Layers = ()
     """Layers, from 0, that see everything all the same."""
 
@@ -104,6 +153,8 @@ class Scale(Section):
     """Scores s become cap x tanh(s / cap) (Bello et al. 2016); 0 leaves them."""
     logits_cap: Annotated[float, Field(ge=0)] = 0.0
     """The same for logits."""
+    output: Annotated[float, Field(gt=0)] = 1.0
+    """What the last hidden states are multiplied by."""
 
 
 class Experts(Section):
@@ -131,10 +182,14 @@ class Bias(Section):
 class ModelSpec(Section):
     """One transformer. `vocab`, `kv_heads`, `head_dim`, `mlp` and `max_length` may be left at 0."""
 
+    structure: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
+    """What attends to what (Raffel et al. 2020, figure 4): each position to those before it, to
+    all, or those of a target to those before them and to all of its source."""
     vocab: Annotated[int, Field(ge=0, lt=2**26)] = 0
     """Number of token ids; 0 is the tokenizer's."""
     layers: Width = 4
     """Blocks in the stack."""
+    encoder: Encoder = Encoder()
     embed: Width = 256
     """Width of the residual stream, D."""
     heads: Width = 4
@@ -150,11 +205,14 @@ class ModelSpec(Section):
     gated: bool = True
     """Multiply the activation with a second projection (Shazeer 2020)."""
     norm: Norm = Norm()
-    positions: Literal["rope", "learned", "none"] = "rope"
-    """How positions enter: rotary in each attention, or a learned table added to the embedding."""
+    embedding: Embedding = Embedding()
+    positions: Literal["rope", "learned", "relative", "none"] = "rope"
+    """How positions enter: rotary in each attention, a learned table added to the embedding, or
+    biases of scores."""
     max_length: Whole = 0
     """Longest sequence the positions cover; 0 is the run's length."""
     rope: Rope = Rope()
+    relative: Relative = Relative()
     window: Window = Window()
     scale: Scale = Scale()
     experts: Experts = Experts()
@@ -162,6 +220,7 @@ class ModelSpec(Section):
     """Attention and MLP read the same input, and both are added to it (Wang & Komatsuzaki 2021)."""
     tied: bool = True
     """The head is the embedding's transpose."""
+    head: Head = Head()
     bias: Bias = Bias()
     dropout: Share = 0.0
     """Share of activations dropped in training, after the embedding and before each residual."""
@@ -215,12 +274,38 @@ class ModelSpec(Section):
             raise ValueError(
                 f"window.full names layer {beyond[0]}; use layers from 0 to {f['layers'] - 1}"
             )
-        if f["layers"] % f["unroll"]:
+        depths = f["layers"], f["encoder"].layers
+        if any(layers % f["unroll"] for layers in depths):
             raise ValueError(
-                f"layers={f['layers']} is not a multiple of unroll={f['unroll']}; "
-                f"use unroll={math.gcd(f['layers'], f['unroll'])}"
+                f"layers={max(depths)} is not a multiple of unroll={f['unroll']}; "
+                f"use unroll={math.gcd(*depths, f['unroll'])}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelSpec":
+        """The parts of other structures, and of heads that others lack."""
+        f = vars(self)
+        if f["encoder"] != Encoder() and f["structure"] != "encoder-decoder":
+            raise ValueError(
+                "encoder.* is of an encoder-decoder; leave it out or use structure=encoder-decoder"
+            )
+        if f["head"].norm and f["head"].transform == "none":
+            raise ValueError("head.norm is of the transform; name one in head.transform")
+        if f["head"].pool != "none" and not f["head"].labels:
+            raise ValueError("head.pool is of classifiers; use head.labels=2 or more, or no pool")
+        if f["relative"].distance <= f["relative"].buckets // 2:
+            raise ValueError(
+                f"relative.distance={f['relative'].distance} leaves no bucket for far ones; "
+                f"use more than {f['relative'].buckets // 2}"
+            )
+        if f["parallel"] and (f["norm"].place == "sum" or f["structure"] == "encoder-decoder"):
+            raise ValueError("parallel is of a decoder or an encoder with norms before; use false")
+        return self
+
+    def _encoder_filled(self) -> dict[str, int]:
+        pair = self.structure == "encoder-decoder"
+        return {"layers": self.encoder.layers or self.layers} if pair else {}
 
     def filled(self, *, vocab: int, max_length: int) -> "ModelSpec":
         """Set every field that may be left out, from a tokenizer's vocab and a run's length."""
@@ -229,6 +314,7 @@ class ModelSpec(Section):
         return self.model_copy(
             update={
                 "vocab": self.vocab or vocab,
+                "encoder": self.encoder.model_copy(update=self._encoder_filled()),
                 "kv_heads": self.kv_heads or heads,
                 "head_dim": self.head_dim or embed // heads,
                 "mlp": mlp,

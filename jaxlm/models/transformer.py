@@ -1,7 +1,7 @@
 """The one transformer body, and the network as pure functions of a plain dict.
 
-Decoder-only is one causal Stack. Encoders and cross-attention are another Stack with other
-settings, not another body. Layers are always scanned: a speed setting never changes the tree.
+A decoder is a causal Stack, an encoder one that is not, an encoder-decoder both, with attention
+between them. Layers are always scanned: a speed setting never changes the tree.
 """
 
 import math
@@ -18,14 +18,15 @@ from jax.typing import DTypeLike
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
-from jaxlm.models.attention import attend_cached, attention
+from jaxlm.models.attention import Attention
 from jaxlm.models.axes import AXES
-from jaxlm.models.cache import Cache, KeyValues, write_cache
+from jaxlm.models.cache import Cache, KeyValues
 from jaxlm.models.experts import Experts
-from jaxlm.models.heads import logits, padded_vocab, select_head
-from jaxlm.models.layers import Dense, Kernel, Mlp, Normalize, dropout
-from jaxlm.models.rope import rotary, rotate
-from jaxlm.models.scores import Scores
+from jaxlm.models.heads import Head, logits, padded_vocab, select_head
+from jaxlm.models.layers import Mlp, Normalize, dropout, residual_scale
+from jaxlm.models.relative import Relative
+from jaxlm.models.rope import rotary
+from jaxlm.models.source import Source, SourceAttention
 from jaxlm.models.spec import ModelSpec
 
 Batch = dict[str, Array]
@@ -38,69 +39,37 @@ REMAT: dict[str, Any] = {
 
 
 class Forward(NamedTuple):
-    """The network as pure functions. Keys is a key per row [B], or None: no dropout."""
+    """The network as pure functions. Keys is a key per row [B], or None: no dropout.
+
+    A batch has tokens and positions and, when rows are packed, segments, int32 [B, L]; types [B, L]
+    where the model has token types; of an encoder-decoder these are the target's, and the source's
+    are source, source_positions and, when packed or padded, source_segments [B, S].
+    """
 
     hidden: Callable[[Params, Batch, Array | None], tuple[Array, Aux]]
-    """tokens, positions and, when rows are packed, segments [B, L] -> hidden states [B, L, D] after
-    the final norm, and sums to add to the loss."""
+    """A batch -> hidden states [B, L, D] after the final norm, and sums to add to the loss."""
     head: Callable[[Params], Params]
     """The few leaves the logits need: what the loss differentiates beside the hidden states."""
     logits: Callable[[Params, Array], Array]
-    """(head, [..., D]) -> [..., padded V] float32; columns beyond the vocabulary are -1e9."""
-    decode: Callable[[Params, Array, Cache], tuple[Array, Cache]]
-    """tokens [B, L] after what the cache holds -> logits of the last [B, V], the longer cache."""
+    """(head, [..., D]) -> [..., padded V] float32; columns beyond the vocabulary are -1e9. Of a
+    classifier [..., labels]."""
+    decode: Callable[..., tuple[Array, Cache]]
+    """(params, tokens [B, L] after what the cache holds, cache) -> logits of the last [B, V], the
+    longer cache. Of an encoder-decoder also the batch that has the source, at the first step."""
 
 
-class Attention(nn.Module):
-    """Multi-head attention with grouped keys and values, over the sequence or over a cache."""
+class Shared(NamedTuple):
+    """What all layers of a stack read alike."""
 
-    spec: ModelSpec
-    layout: Layout
-    dtype: DTypeLike
-    causal: bool
-
-    @nn.compact
-    def __call__(
-        self, x: Array, segments: Array | None, turn: Any, cache: KeyValues | None, near: Any
-    ) -> tuple[Array, KeyValues | None]:
-        """near: whether this layer has the spec's window, bool or bool []."""
-        spec = self.spec
-        embed, size = (spec.embed,), spec.head_dim
-        dense = partial(Dense, dtype=self.dtype, scale=spec.init_scale)
-        q = dense(embed, (spec.heads, size), bias=spec.bias.qkv, name="q")(x)
-        k = dense(embed, (spec.kv_heads, size), bias=spec.bias.qkv, name="k")(x)
-        v = dense(embed, (spec.kv_heads, size), bias=spec.bias.qkv, name="v")(x)
-        if spec.norm.qk != "none":
-            q, k = self._normalized(q, "q_norm"), self._normalized(k, "k_norm")
-        if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn)
-        how = Scores(
-            spec.scale.query or size**-0.5, self.causal, spec.window.size, spec.scale.scores_cap
-        )
-        if cache is None:
-            y = self._attend(q, k, v, segments, how, near)
-        else:
-            cache = write_cache(cache, k, v)
-            y = attend_cached(q, cache, segments, how, windowed=near)
-        out = dense((spec.heads, size), embed, bias=spec.bias.out, scale=_out_scale(spec), name="o")
-        return out(y), cache
-
-    def _normalized(self, x: Array, name: str) -> Array:
-        together = x.reshape(*x.shape[:2], -1) if self.spec.norm.qk == "all" else x
-        return Normalize(self.spec.norm, name=name)(together).reshape(x.shape)
-
-    def _attend(
-        self, q: Array, k: Array, v: Array, segments: Array | None, how: Scores, near: Any
-    ) -> Array:
-        attend = partial(attention, layout=self.layout, backend=self.spec.attention)
-        if isinstance(near, bool):
-            return attend(q, k, v, segments, how=how if near else how._replace(window=0))
-        return jax.lax.cond(  # both are in the program, and a layer runs its own
-            near,
-            partial(attend, how=how),
-            partial(attend, how=how._replace(window=0)),
-            *(q, k, v, segments),
-        )
+    segments: Array | None
+    """[B, L] int32; None: each row is one."""
+    turns: Any
+    """Rotations of far-seeing layers and of those with a window, or None."""
+    bias: Array | None
+    """What is added to scores, float32 [N, L, keys]."""
+    source: Source | None
+    keys: Array | None
+    """A key per row [B]; None: no dropout."""
 
 
 class Block(nn.Module):
@@ -110,25 +79,30 @@ class Block(nn.Module):
     layout: Layout
     dtype: DTypeLike
     causal: bool
+    site: int
+    """Of the stack's dropouts."""
 
     @nn.compact
     def __call__(
-        self, x: Array, shared: tuple[Any, ...], layer: Array, cache: KeyValues | None
+        self, x: Array, shared: Shared, layer: Array, cache: KeyValues | None
     ) -> tuple[Array, KeyValues | None]:
-        spec, (segments, turns, keys) = self.spec, shared
-        near = _windowed(spec, layer)
-        turn = turns and jax.tree.map(partial(_either, near), turns[1], turns[0])
+        spec, near, site = self.spec, _windowed(self.spec, layer), self.site + 2 * layer
+        turn = shared.turns and jax.tree.map(partial(_either, near), *reversed(shared.turns))
         attend = Attention(spec, self.layout, self.dtype, self.causal, name="attn")
-        y, cache = attend(self._before(x, "attn"), segments, turn, cache, near)
+        y, cache = attend(self._first(x, layer), shared.segments, turn, shared.bias, cache, near)
         read = x
-        x = self._residual(x, self._after(y, "attn"), keys, 2 * layer + 1)
+        x = self._residual(x, y, "attn", shared.keys, site + 1)
+        if shared.source is not None:
+            across = SourceAttention(spec, self.layout, self.dtype, name="cross")
+            y, cache = across(self._before(x, "cross"), shared.segments, shared.source, cache)
+            x = self._residual(x, y, "cross", shared.keys, 2 * spec.layers + 1 + layer)
         y = self._mlp(self._before(read if spec.parallel else x, "mlp"))
-        return self._residual(x, self._after(y, "mlp"), keys, 2 * layer + 2), cache
+        return self._residual(x, y, "mlp", shared.keys, site + 2), cache
 
     def _mlp(self, x: Array) -> Array:
-        spec = self.spec
+        spec, out_scale = self.spec, residual_scale(self.spec)
         if spec.experts.count:
-            return Experts(spec, self.layout, self.dtype, _out_scale(spec), name="experts")(x)
+            return Experts(spec, self.layout, self.dtype, out_scale, name="experts")(x)
         return Mlp(
             spec.mlp,
             spec.activation,
@@ -136,20 +110,26 @@ class Block(nn.Module):
             spec.bias.mlp,
             self.dtype,
             spec.init_scale,
-            _out_scale(spec),
+            out_scale,
             name="mlp",
         )(x)
 
+    def _first(self, x: Array, layer: Array) -> Array:
+        """What attention reads; embeddings that are normalized already are not once more."""
+        y = self._before(x, "attn")
+        return jnp.where(layer == 0, x, y) if self.spec.embedding.norm else y
+
     def _before(self, x: Array, name: str) -> Array:
-        placed = self.spec.norm.place != "after"
+        placed = self.spec.norm.place in ("before", "both")
         return Normalize(self.spec.norm, name=f"{name}_norm")(x) if placed else x
 
-    def _after(self, x: Array, name: str) -> Array:
-        placed = self.spec.norm.place != "before"
-        return Normalize(self.spec.norm, name=f"{name}_out_norm")(x) if placed else x
-
-    def _residual(self, x: Array, y: Array, keys: Array | None, site: Array) -> Array:
+    def _residual(self, x: Array, y: Array, name: str, keys: Array | None, site: Array) -> Array:
+        place, out = self.spec.norm.place, Normalize(self.spec.norm, name=f"{name}_out_norm")
+        if place in ("after", "both"):
+            y = out(y)
         x = x + dropout(y, self.spec.dropout, keys, site)
+        if place == "sum":
+            x = out(x)
         # Without this XLA shards the batch away and gathers activations instead of weights.
         return self.layout.constrain(x, "batch", None, None)
 
@@ -167,18 +147,36 @@ def _either(first: bool | Array, a: Array, b: Array) -> Array:
 
 
 class Stack(nn.Module):
-    """`spec.layers` blocks, scanned, and the final norm."""
+    """Positions and norm of the embeddings, `spec.layers` blocks, scanned, and the final norm."""
 
     spec: ModelSpec
     layout: Layout
     dtype: DTypeLike
     causal: bool
+    site: int = 0
+    """Of the first dropout."""
 
     @nn.compact
     def __call__(
-        self, x: Array, shared: tuple[Any, ...], cache: KeyValues | None
+        self,
+        x: Array,
+        positions: Array,
+        segments: Array | None,
+        keys: Array | None,
+        *,
+        source: Source | None = None,
+        cache: KeyValues | None = None,
     ) -> tuple[Array, KeyValues | None]:
         spec, block = self.spec, Block
+        x = self._embedded(x, positions, keys)
+        turns = bias = None
+        if spec.positions == "rope":
+            turn = partial(rotary, positions, spec.head_dim, max_length=spec.max_length)
+            turns = turn(spec.rope), turn(spec.rope.local)
+        if spec.positions == "relative":
+            start, size = (cache.start[0], cache.keys.shape[2]) if cache else (0, x.shape[1])
+            places = start + jnp.arange(x.shape[1])
+            bias = Relative(spec, self.causal, self.layout, name="relative")(places, size)
         if spec.remat != "none":
             block = nn.remat(Block, policy=REMAT[spec.remat], prevent_cse=False)
         blocks = nn.scan(
@@ -189,14 +187,30 @@ class Stack(nn.Module):
             length=spec.layers,
             unroll=spec.unroll,
         )
-        x, cache = blocks(spec, self.layout, self.dtype, self.causal, name="blocks")(
+        shared = Shared(segments, turns, bias, source, keys)
+        x, cache = blocks(spec, self.layout, self.dtype, self.causal, self.site, name="blocks")(
             x, shared, jnp.arange(spec.layers), cache
         )
-        return Normalize(spec.norm, name="final_norm")(x), cache
+        return x if spec.norm.place == "sum" else Normalize(spec.norm, name="final_norm")(x), cache
+
+    def _embedded(self, x: Array, positions: Array, keys: Array | None) -> Array:
+        """Embeddings x [B, L, D] as the first block reads them."""
+        spec, offset = self.spec, self.spec.embedding.offset
+        x = x * jnp.asarray(spec.scale.embed, x.dtype)
+        if spec.positions == "learned":
+            shape, init = (
+                (spec.max_length + offset, spec.embed),
+                nn.initializers.normal(spec.init_scale),
+            )
+            x = x + Table(shape, init, self.layout, name="positions")(positions + offset)
+        if spec.embedding.norm:
+            x = Normalize(spec.norm, name="embed_norm")(x)
+        x = dropout(x.astype(self.dtype), spec.dropout, keys, self.site)
+        return self.layout.constrain(x, "batch", None, None)
 
 
 class Transformer(nn.Module):
-    """Embedding and a decoder Stack. The head's leaf is declared here and used by `heads`."""
+    """Embedding and stacks. The head's leaves are declared here and used by `heads`."""
 
     spec: ModelSpec
     layout: Layout
@@ -204,34 +218,41 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        tokens: Array,
-        segments: Array | None,
-        positions: Array,
-        keys: Array | None = None,
-        cache: KeyValues | None = None,
+        self, batch: Batch, keys: Array | None = None, cache: KeyValues | None = None
     ) -> tuple[Array, KeyValues | None]:
-        spec = self.spec
-        init = nn.initializers.normal(spec.init_scale)
-        x = Table((padded_vocab(spec), spec.embed), init, self.layout, name="embed")(tokens)
-        x = x * jnp.asarray(spec.scale.embed, x.dtype)
-        turns = None
-        if spec.positions == "learned":
-            table = Table((spec.max_length, spec.embed), init, self.layout, name="positions")
-            x = x + table(positions)
-        elif spec.positions == "rope":
-            turn = partial(rotary, positions, spec.head_dim, max_length=spec.max_length)
-            turns = turn(spec.rope), turn(spec.rope.local)
-        x = dropout(x.astype(self.dtype), spec.dropout, keys, 0)
-        x = self.layout.constrain(x, "batch", None, None)
-        if not spec.tied:
-            Kernel((spec.embed, padded_vocab(spec)), init, name="head")()
-        stack = Stack(spec, self.layout, self.dtype, causal=True, name="decoder")
-        return stack(x, (segments, turns, keys), cache)
+        """A batch as Forward has it -> hidden states [B, L, D]."""
+        spec, source = self.spec, None
+        shape, init = (padded_vocab(spec), spec.embed), nn.initializers.normal(spec.init_scale)
+        table = Table(shape, init, self.layout, name="embed")
+        if self.is_initializing():
+            Head(spec, self.dtype, name="head")(jnp.zeros((1, spec.embed)))
+        if spec.structure == "encoder-decoder":
+            source = self._source(table, batch, keys)
+        x = table(batch["tokens"])
+        if spec.embedding.types:
+            shape = (spec.embedding.types, spec.embed)
+            types = Table(shape, init, self.layout, name="types")
+            x = x + types(batch.get("types", jnp.zeros_like(batch["tokens"])))
+        causal = spec.structure != "encoder"
+        name = "decoder" if causal else "encoder"
+        stack = Stack(spec, self.layout, self.dtype, causal, name=name)
+        return stack(x, batch["positions"], batch.get("segments"), keys, source=source, cache=cache)
+
+    def _source(self, table: "Table", batch: Batch, keys: Array | None) -> Source:
+        """The encoder's output, or nothing where the cache has what is needed of it."""
+        spec, segments = self.spec, batch.get("source_segments")
+        if "source" not in batch:
+            return Source(None, segments)
+        x = table(batch["source"])
+        own = spec.model_copy(update={"layers": spec.encoder.layers})
+        site = 3 * spec.layers + 1  # after the decoder's dropouts
+        encoder = Stack(own, self.layout, self.dtype, False, site, name="encoder")
+        hidden, _ = encoder(x, batch["source_positions"], segments, keys)
+        return Source(hidden, segments)
 
 
 class Table(nn.Module):
-    """Rows by index: token embedding and learned positions."""
+    """Rows by index: token embedding, token types and learned positions."""
 
     shape: tuple[int, int]
     initializer: Callable[..., Array]
@@ -244,11 +265,6 @@ class Table(nn.Module):
         return self.layout.constrain(table, "vocab" if self.name == "embed" else None, None)[index]
 
 
-def _out_scale(spec: ModelSpec) -> float:
-    """Radford et al. 2019, section 2.3: the residual's variance does not grow with depth."""
-    return spec.init_scale / math.sqrt(2 * spec.layers)
-
-
 def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
     """The pure functions of a filled spec (see ModelSpec.filled), computing in `dtype`.
 
@@ -258,19 +274,22 @@ def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
     apply: Any = Transformer(spec, layout, dtype).apply
 
     def hidden(params: Params, batch: Batch, keys: Array | None) -> tuple[Array, Aux]:
-        x, _ = apply(
-            {"params": params}, batch["tokens"], batch.get("segments"), batch["positions"], keys
-        )
-        return x, {}
+        return apply({"params": params}, batch, keys)[0], {}
 
-    def decode(params: Params, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
+    def decode(
+        params: Params, tokens: Array, cache: Cache, source: Batch | None = None
+    ) -> tuple[Array, Cache]:
         segments, positions, cache = cache.extend(tokens)
-        x, values = apply({"params": params}, tokens, segments, positions, None, cache.key_values())
-        scores = head_logits(select_head(params), x[:, -1:])  # not [B, L, V]: prompts are long
+        if source:
+            cache = cache._replace(source_segments=source.get("source_segments"))
+        batch: Any = {"tokens": tokens, "positions": positions, "segments": segments}
+        batch |= {**(source or {}), "source_segments": cache.source_segments}
+        x, values = apply({"params": params}, batch, None, cache.key_values())
+        scores = head_logits(select_head(params, spec), x[:, -1:])  # of [B, L, V]: prompts are long
         return scores[:, 0, : spec.vocab], cache.with_values(values)
 
     head_logits = partial(logits, spec=spec, layout=layout, dtype=dtype)
-    return Forward(hidden, select_head, head_logits, decode)
+    return Forward(hidden, partial(select_head, spec=spec), head_logits, decode)
 
 
 def init_params(spec: ModelSpec, layout: Layout, key: Array, dtype: DTypeLike) -> Params:
@@ -287,8 +306,10 @@ def param_shapes(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Params:
 
 def _init(spec: ModelSpec, layout: Layout, dtype: DTypeLike, key: Array) -> Params:
     one = jnp.ones((layout.size("batch"), 8), jnp.int32)
+    names = "tokens", "positions", "segments", "source", "source_positions", "source_segments"
     plain = spec.model_copy(update={"attention": "full"})  # a kernel may not take so short a row
-    params = Transformer(plain, layout, jnp.float32).init(key, one, one, one)["params"]
+    batch = dict.fromkeys(names, one)
+    params = Transformer(plain, layout, jnp.float32).init(key, batch)["params"]
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 

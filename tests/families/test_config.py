@@ -179,7 +179,7 @@ def test_older_names_of_a_scaling_are_known():
 
 def test_an_unknown_model_type_gets_the_known_ones():
     for values in ({}, {"model_type": None}, {"model_type": "rwkv"}, {"model_type": ["llama"]}):
-        with pytest.raises(CheckpointError, match="known are gemma, .*qwen3_moe") as error:
+        with pytest.raises(CheckpointError, match="known are bart, .*qwen3_moe") as error:
             find(values)
         assert error.value.code == 4
 

@@ -14,7 +14,6 @@ from jaxlm.core.errors import CheckpointError
 from jaxlm.families import find
 from jaxlm.families.names import (
     Weight,
-    copies,
     expand,
     in_file,
     missing,
@@ -31,13 +30,17 @@ CONFIGS = json.loads((Path(__file__).parent / "configs.json").read_text())
 DTYPES = [np.dtype("float32"), np.dtype(ml_dtypes.bfloat16)]
 
 
+def described(name):
+    family = find(CONFIGS[name])
+    return family, family.spec(CONFIGS[name])
+
+
 def table(name):
     """(family, shapes of our leaves, pieces) of a configuration."""
-    family = find(CONFIGS[name])
-    spec = family.spec(CONFIGS[name])
+    family, spec = described(name)
     leaves = tree.flatten(param_shapes(spec, networks.layout(), jnp.float32))
     shapes = {leaf: struct.shape for leaf, struct in leaves.items()}
-    return family, shapes, expand(family.weights, shapes, spec.vocab)
+    return family, shapes, expand(family.table(spec), shapes, spec.vocab)
 
 
 def drawn(pieces, dtype):
@@ -50,6 +53,9 @@ def drawn(pieces, dtype):
 def filled(pieces, shapes, file, dtype):
     """Our leaves of their tensors."""
     leaves = {name: np.full(shape, np.nan, dtype) for name, shape in shapes.items()}
+    if first := {piece.leaf: piece.at for piece in reversed(pieces) if piece.at[:1] == (1,)}:
+        for name in first.keys() - {piece.leaf for piece in pieces if piece.at[:1] == (0,)}:
+            leaves[name][0] = 0  # of a layer that has no such norm
     for piece in pieces:
         leaf = leaves[piece.leaf]
         leaf[piece.at] = read(piece, file[piece.name], leaf.shape[len(piece.at) :])
@@ -73,9 +79,13 @@ def test_every_leaf_and_every_row_is_used_once(name):
     _, shapes, pieces = table(name)
     assert unfilled(pieces, shapes) == []
     assert len({(piece.leaf, piece.at) for piece in pieces}) == len(pieces)
-    rows = sum(int(np.prod(shape)) for shape in shapes.values())
+    _, spec = described(name)
+    skipped = [leaf for leaf in shapes if "encoder/blocks/attn_norm/" in leaf]
+    absent = skipped if spec.embedding.norm else []  # the first layer's
+    rows = sum(int(np.prod(shape)) for shape in shapes.values()) - len(absent) * spec.embed
     theirs = sum(int(np.prod(their_shape(parts[0]))) for parts in tensors(pieces).values())
     padding = sum(31 * 32 for leaf in shapes if leaf in ("embed/embedding", "head/kernel"))
+    padding += 31 * (shapes.get("head/bias") == (128,))
     assert rows == theirs + padding  # 97 rows of 128
 
 
@@ -139,12 +149,29 @@ def test_missing_and_unused_tensors_are_named_and_buffers_ignored():
 
 def test_a_tied_head_in_the_file_is_a_copy_of_the_embedding():
     family, shapes, pieces = table("llama")
-    copied = copies(family.weights, shapes)
+    copied = family.copied(described("llama")[1], shapes)
     assert copied == {"lm_head.weight": "model.embed_tokens.weight"}
     names = [*tensors(pieces), "lm_head.weight"]
     assert unused(pieces, names, family.ignored, copied) == []
     family, shapes, _ = table("llama linear")
-    assert copies(family.weights, shapes) == {}
+    assert family.copied(described("llama linear")[1], shapes) == {}
+
+
+def test_a_head_of_its_own_is_no_copy():
+    stacks = {f"{stack}.embed_tokens.weight": "shared.weight" for stack in ("encoder", "decoder")}
+    for name, more in [("t5", {"lm_head.weight": "shared.weight"}), ("t5 1.1", {})]:
+        family, shapes, _ = table(name)
+        assert family.copied(described(name)[1], shapes) == stacks | more
+    family, shapes, pieces = table("bert untied")
+    assert family.copied(described("bert untied")[1], shapes) == {}
+    assert "cls.predictions.decoder.bias" in tensors(pieces)
+
+
+def test_names_of_old_versions_are_read():
+    old = {"bert.embeddings.LayerNorm.gamma": "weight", "bert.embeddings.LayerNorm.beta": "bias"}
+    family, _ = described("bert")
+    found = in_file(old, family.prefix, family.renamed)
+    assert found == {f"bert.embeddings.LayerNorm.{new}": name for name, new in old.items()}
 
 
 def test_a_network_saved_without_its_head_lacks_the_prefix():

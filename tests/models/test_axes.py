@@ -14,7 +14,11 @@ from jaxlm.models.axes import AXES, INPUTS
 from jaxlm.models.transformer import param_shapes
 
 SPECS = {
-    **{name: networks.spec(**changes) for name, changes in networks.SHAPES.items()},
+    **{
+        name: networks.spec(**changes)
+        for shapes in (networks.SHAPES, networks.ENCODERS, networks.PAIRS)
+        for name, changes in shapes.items()
+    },
     **{
         path.stem: load(str(path), []).model.filled(vocab=50257, max_length=1024)
         for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -27,7 +31,7 @@ def shapes(spec, *, adapters=True):
     base = param_shapes(spec, at, "float32")
     if not adapters:
         return base
-    targets = {"rank": 4, "alpha": 8.0, "targets": ["(attn|mlp)/.*kernel"]}
+    targets = {"rank": 4, "alpha": 8.0, "targets": ["(attn|cross|mlp)/.*kernel"]}
     return jax.eval_shape(lambda p: lora.add(p, at, networks.ROOT, **targets), base)
 
 
@@ -49,7 +53,7 @@ def test_an_axis_has_one_size(name):
         "head_dim": {spec.head_dim},
         "mlp": {spec.mlp},
         "rank": {4},
-        "layers": {spec.layers},
+        "layers": {spec.layers, spec.encoder.layers},
     }
     for leaf, shape in tree.flatten(shapes(spec)).items():
         for axis, size in zip(logical_axes(leaf, AXES) or (), shape.shape, strict=True):

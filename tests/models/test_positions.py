@@ -81,14 +81,18 @@ def test_learned_positions_are_rows_added_to_the_embedding():
     forward = make_forward(spec, networks.layout(), jnp.float32)
     run = jax.jit(lambda params, batch: forward.hidden(params, batch, None)[0])
     moved = {**batch, "positions": batch["positions"][:, ::-1]}
-    table = params["positions"]["embedding"]
+    table = params["decoder"]["positions"]["embedding"]
+
+    def placed(params, rows):
+        return {**params, "decoder": {**params["decoder"], "positions": {"embedding": rows}}}
+
     assert table.shape == (networks.LENGTH, spec.embed)
     assert np.abs(run(params, moved) - run(params, batch)).max() > 0.1
-    bare = {**params, "positions": {"embedding": jnp.zeros_like(table)}}
+    bare = placed(params, jnp.zeros_like(table))
     networks.assert_same(run(bare, moved), run(bare, batch))
     shift = jnp.full_like(table, 0.5)
     lifted = {**bare, "embed": {"embedding": params["embed"]["embedding"] + 0.5}}
-    found = run({**params, "positions": {"embedding": shift}}, batch), run(lifted, batch)
+    found = run(placed(params, shift), batch), run(lifted, batch)
     np.testing.assert_allclose(*found, atol=1e-5)
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from jaxlm.core import tree
-from jaxlm.families import FAMILIES, find
-from jaxlm.families.names import expand, in_file, missing, read, tensors, unfilled, unused, write
-from jaxlm.models.transformer import make_forward, param_shapes
+from jaxlm.families import FAMILIES
+from jaxlm.families.names import tensors, write
+from jaxlm.hub.load import load_params, matched, open_folder
+from jaxlm.hub.tensors import open_tensors
+from jaxlm.inference.model import Model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -23,81 +25,87 @@ LENGTHS = {"phi3": (48, 10), "llama dynamic": (48, 10)}
 """Longer than every window and every trained length, and in two families also shorter."""
 
 
+def class_of(values):
+    """The class of transformers for a configuration."""
+    names = values.get("architectures")
+    return getattr(transformers, names[0]) if names else transformers.AutoModelForCausalLM
+
+
 def saved(values, folder):
     """A random network of transformers, every weight off its initial value, in a folder."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**values)
-    net = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    config._attn_implementation = "eager"
+    kind = class_of(values)
+    net = kind.from_config(config) if "Auto" in kind.__name__ else kind(config)
     with torch.no_grad():
-        for value in net.parameters():
+        for value in [*net.parameters(), *(b for n, b in net.named_buffers() if "logits" in n)]:
             value.add_(0.2 * torch.randn_like(value))
     net.float().eval().save_pretrained(folder)
     return net
 
 
-def loaded(folder):
-    """The spec and our parameters of a folder, through the family's tables."""
-    values = json.loads((folder / "config.json").read_text())
-    family, file = find(values), safetensors.load_file(folder / "model.safetensors")
-    spec = family.spec(values)
-    leaves = tree.flatten(param_shapes(spec, networks.layout(), jnp.float32))
-    shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    pieces, names = expand(family.weights, shapes, spec.vocab), in_file(file, family.prefix)
-    assert [unfilled(pieces, shapes), missing(pieces, names)] == [[], []]
-    assert unused(pieces, names, family.ignored, []) == []
-    params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    for piece in pieces:
-        leaf = params[piece.leaf]
-        tensor = file[names[piece.name]]
-        leaf[piece.at] = read(piece, tensor, leaf.shape[len(piece.at) :])
-    return family, spec, pieces, params
+def loaded(path):
+    """Our model of a folder, in float32."""
+    folder, layout = open_folder(path), networks.layout()
+    return folder, Model(load_params(folder, layout), folder.spec, None, layout, jnp.float32)
 
 
-def ours(spec, params, ids):
-    """Logits [B, L, V] of our network."""
-    forward = make_forward(spec, networks.layout(), jnp.float32)
-    tree_of = tree.unflatten({name: jnp.asarray(leaf) for name, leaf in params.items()})
-    at = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
-    hidden, _ = forward.hidden(tree_of, {"tokens": ids, "positions": at}, None)
-    return np.asarray(forward.logits(forward.head(tree_of), hidden))[..., : spec.vocab]
+def inputs(values, length):
+    """What our network and theirs take, of random ids; a text ends with its one end token."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, 97, (2, length)).astype(np.int32)
+    kind = values.get("architectures", [""])[0]
+    if "t5" in values["model_type"] or "ConditionalGeneration" in kind:
+        source = rng.integers(3, 97, (2, length - 9)).astype(np.int32)
+        return {"tokens": ids, "source": source}, {"decoder_input_ids": ids, "input_ids": source}
+    if values["model_type"] == "bart":
+        ids[:, -1] = 2
+    if values["model_type"] == "bert":
+        types = rng.integers(0, values.get("type_vocab_size", 2), ids.shape).astype(np.int32)
+        return {"tokens": ids, "types": types}, {"input_ids": ids, "token_type_ids": types}
+    return {"tokens": ids}, {"input_ids": ids}
 
 
-def theirs(net, ids):
+def theirs(net, given):
     with torch.no_grad():
-        return net(torch.tensor(ids).long()).logits.numpy()
+        return net(**{key: torch.tensor(ids).long() for key, ids in given.items()}).logits.numpy()
 
 
 def apart(got, want):
     """The largest difference, as a share of the largest logit."""
+    assert got.shape == want.shape
     return np.abs(got - want).max() / np.abs(want).max()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_transformers(name, tmp_path):
     net = saved(CONFIGS[name], tmp_path)
-    family, spec, _, params = loaded(tmp_path)
-    assert spec == family.spec(CONFIGS[name])
+    folder, model = loaded(tmp_path)
+    assert folder.spec == folder.family.spec(CONFIGS[name])
     for length in LENGTHS.get(name, (48,)):
-        ids = np.random.default_rng(0).integers(0, 97, (2, length)).astype(np.int32)
-        want, got = theirs(net, ids), ours(spec, params, ids)
-        assert apart(got, want) < 2e-4
+        mine, given = inputs(CONFIGS[name], length)
+        assert apart(np.asarray(model.logits(**mine)), theirs(net, given)) < 2e-4
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_transformers_reads_what_the_tables_write(name, tmp_path):
     net = saved(CONFIGS[name], tmp_path / "in")
-    family, spec, pieces, params = loaded(tmp_path / "in")
+    folder, model = loaded(tmp_path / "in")
+    params = tree.flatten(model.params)
+    shapes = {leaf: value.shape for leaf, value in params.items()}
+    pieces, _ = matched(folder, open_tensors(folder.path), shapes)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "config.json").write_text(json.dumps(family.config(spec)))
+    (out / "config.json").write_text(json.dumps(folder.family.config(folder.spec)))
     file = {
-        their_name: write(parts, [params[piece.leaf][piece.at] for piece in parts])
+        their_name: write(parts, [np.asarray(params[piece.leaf][piece.at]) for piece in parts])
         for their_name, parts in tensors(pieces).items()
     }
     safetensors.save_file(file, out / "model.safetensors", {"format": "pt"})
-    again = transformers.AutoModelForCausalLM.from_pretrained(out, attn_implementation="eager")
-    ids = np.random.default_rng(0).integers(0, 97, (2, 48))
-    assert apart(theirs(again.eval(), ids), theirs(net, ids)) < 1e-5
+    again = class_of(CONFIGS[name]).from_pretrained(out, attn_implementation="eager")
+    _, given = inputs(CONFIGS[name], 48)
+    assert apart(theirs(again.eval(), given), theirs(net, given)) < 1e-5
 
 
 @pytest.mark.parametrize("name", FAMILIES)

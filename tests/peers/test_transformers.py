@@ -90,7 +90,7 @@ def gpt2():
 
     leaves = {
         "embed/embedding": padded(w["transformer.wte.weight"]),
-        "positions/embedding": w["transformer.wpe.weight"],
+        "decoder/positions/embedding": w["transformer.wpe.weight"],
         "decoder/final_norm/scale": w["transformer.ln_f.weight"],
         "decoder/final_norm/bias": w["transformer.ln_f.bias"],
     }
