@@ -48,7 +48,9 @@ def named(config: dict[str, Any], key: str) -> str | None:
 
 def special(config: dict[str, Any]) -> dict[str, str]:
     """Every special token that has a key, such as bos_token, by its key."""
-    found = {key: named(config, key) for key in config if key.endswith("_token")}
+    groups = [config[key] for key in LISTS if isinstance(config.get(key), dict)]
+    given = {key: value for group in [*groups, config] for key, value in group.items()}
+    found = {key: named(given, key) for key in given if str(key).endswith("_token")}
     return {key: name for key, name in found.items() if name is not None}
 
 
@@ -180,7 +182,7 @@ def write(
 ) -> None:
     """What `read_config`, `read_templates` and `other_ends` find there again."""
     _write_json(folder / CONFIG, config)
-    keys = [*special(config), *(key for key in LISTS if key in config)]
+    keys = [key for key in (*special(config), *LISTS) if key in config]
     _write_json(folder / SPECIAL, {key: _bare(config[key]) for key in keys})
     for name, (_, source) in templates.items():
         path = folder / (TEMPLATE if name == "default" else f"{MORE_TEMPLATES}/{name}.jinja")

@@ -14,8 +14,8 @@ from jaxlm.text.files import named
 from jaxlm.text.tokenizer import KNOWN_ENDS, Tokenizer
 
 HIDDEN = "\0hidden\0"
-ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
-"""What makes a special token one that the model itself knows."""
+ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
+"""Keys of the special tokens that every model knows."""
 
 
 class HuggingFace(Tokenizer):
@@ -71,8 +71,9 @@ class HuggingFace(Tokenizer):
 
     def cut(self, vocab: int) -> "HuggingFace":
         """As every tokenizer's."""
-        beyond = {name for name, index in self.names.items() if index >= vocab}
-        beyond -= {named(self.config, f"{role}_token") for role in ROLES}
+        keyed = {name for key, name in self.special.items() if key not in ROLES}
+        beyond = {name for name, index in self.names.items() if index >= vocab} & keyed
+        beyond -= {named(self.config, role) for role in ROLES}
         ids = self._parsing.get_vocab(with_added_tokens=True)
         if {name for name, index in ids.items() if index >= vocab} != beyond or not beyond:
             return self

@@ -99,8 +99,9 @@ class Tokenizer(ABC):
         return self._text(ids, skip_special)
 
     def cut(self, vocab: int) -> "Tokenizer":
-        """Without special tokens at ids of `vocab` and more, such as the one for images of a model
-        that reads none: as text they stay text. The tokenizer itself where others would go too.
+        """Without special tokens at ids of `vocab` and more that a key of the files names and no
+        role of the model's, such as image_token: as text they stay text. The tokenizer itself where
+        others are there too, which the model must refuse.
         """
         return self
 
@@ -137,10 +138,10 @@ def load(path: str | Path) -> Tokenizer:
     """The tokenizer in a folder, in a tokenizer.json or in a SentencePiece .model.
 
     A folder holds one of FORMS; the files beside it name special and added tokens, chat templates
-    and, in generation_config.json or config.json, the ids that end generation. Special tokens that
-    the model there has no rows for are left out. What is not a tokenizer.json becomes one in
-    memory; a SentencePiece model that no Hugging Face file speaks of is used as it is. Raises
-    DataError naming what is missing.
+    and, in generation_config.json or config.json, the ids that end generation. Special tokens for
+    images and the like that the model there has no rows for are left out. What is not a
+    tokenizer.json becomes one in memory; a SentencePiece model that no Hugging Face file speaks of
+    is used as it is. Raises DataError naming what is missing.
     """
     path = Path(path).expanduser()
     model = _model_file(path)

@@ -195,11 +195,17 @@ def test_ends_that_are_no_ids_are_refused(foreign, value):
         tokenizers.load(foreign)
 
 
-def test_special_tokens_that_the_model_has_no_rows_for_stay_text(foreign):
-    names = {"eos_token": "</s>", "image_token": "<image>", "extra_special_tokens": ["<image>"]}
+@pytest.mark.parametrize(
+    "named", [{"image_token": "<image>"}, {"extra_special_tokens": {"image_token": "<image>"}}]
+)
+def test_an_image_token_that_the_model_has_no_row_for_stays_text(foreign, named):
     added = {"5": {"content": "<image>", "special": True}}
-    write(foreign, "tokenizer_config.json", {**names, "added_tokens_decoder": added})
-    assert tokenizers.load(foreign).vocab == 6
+    config = {"eos_token": "</s>", "added_tokens_decoder": added, **named}
+    write(foreign, "tokenizer_config.json", config)
+    whole = tokenizers.load(foreign)
+    whole.save(foreign / "whole")
+    assert tokenizers.load(foreign / "whole").special == whole.special
+    assert (whole.vocab, whole.special["image_token"]) == (6, "<image>")
     write(foreign, "config.json", {"vocab_size": 5})
     loaded = tokenizers.load(foreign)
     loaded.save(foreign / "again")
@@ -208,10 +214,19 @@ def test_special_tokens_that_the_model_has_no_rows_for_stay_text(foreign):
         assert max(each.encode("a<image>b", parse_special=True)) < 5
 
 
-@pytest.mark.parametrize("role", ["pad_token", None])
-def test_other_tokens_beyond_the_model_are_kept_for_it_to_refuse(foreign, role):
-    added = {"5": {"content": "<more>", "special": role is not None}}
-    names = {"eos_token": "</s>", **({role: "<more>"} if role else {})}
-    write(foreign, "tokenizer_config.json", {**names, "added_tokens_decoder": added})
+@pytest.mark.parametrize(
+    ("special", "named"),
+    [
+        (True, {"pad_token": "<more>"}),
+        (True, {"additional_special_tokens": ["<more>"]}),
+        (True, {"extra_special_tokens": ["<more>"]}),
+        (True, {}),
+        (False, {"image_token": "<other>"}),
+    ],
+)
+def test_other_tokens_beyond_the_model_are_kept_for_it_to_refuse(foreign, special, named):
+    added = {"5": {"content": "<more>", "special": special}}
+    config = {"eos_token": "</s>", "added_tokens_decoder": added, **named}
+    write(foreign, "tokenizer_config.json", config)
     write(foreign, "config.json", {"vocab_size": 5})
     assert tokenizers.load(foreign).vocab == 6
