@@ -65,7 +65,13 @@ def verify(
     a: Annotated[
         str, typer.Argument(metavar="A", help="A run, an import or a Hugging Face folder.")
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    b: Annotated[
+        str | None, typer.Argument(metavar="B", help="Another.", show_default=False)
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="transformers", help="Compare A with what transformers makes of it."),
+    ] = None,
     text: Annotated[
         str | None, typer.Option(metavar="FILE", help="Text to compare on; one of ours by default.")
     ] = None,
@@ -79,7 +85,16 @@ def verify(
         given = Path(text).read_text(encoding="utf-8") if text else None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("--text", f"{text} cannot be read as UTF-8 text: {error}") from None
-    _report(comparing.verify(a, b, text=given, receipt=Path(receipt)))
+    if against:
+        if b is not None:
+            raise ConfigError("--against", f"compares {a} alone; leave {b} out")
+        from jaxlm.inference.peer import verify_against
+
+        _report(verify_against(a, against, text=given, receipt=Path(receipt)))
+    elif b is None:
+        raise ConfigError("convert verify", "name another model, or add --against transformers")
+    else:
+        _report(comparing.verify(a, b, text=given, receipt=Path(receipt)))
 
 
 def _report(found: dict) -> None:

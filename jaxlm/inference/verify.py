@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxlm.checkpoint.manifest import chain
 from jaxlm.core import tree
 from jaxlm.core.errors import DataError
 from jaxlm.inference.model import Model, load
+from jaxlm.models.spec import ModelSpec
 
 FILE = "receipt.json"
 TEXT = """The quick brown fox jumps over the lazy dog. 1234567890 -- 3.14159 + 2.71828j
@@ -37,7 +39,7 @@ PACKAGES = ("jax", "flax", "numpy", "tokenizers", "safetensors")
 def verify(
     a: str, b: str, *, text: str | None = None, receipt: Path | None = None
 ) -> dict[str, Any]:
-    """Compare the models at `a` and `b`, each a run or a Hugging Face folder, on the first device.
+    """Compare the models at `a` and `b` (runs, imports, Hugging Face folders) on the first device.
 
     text: to compare on; TEXT by default. receipt: the folder that gets receipt.json. Returns what
     it holds: both sides with digests, versions, figures, verdict (`equal` or `different`) and, when
@@ -47,11 +49,22 @@ def verify(
     text = TEXT if text is None else text
     first, second = load(a), load(b)
     figures = compare(first, second, text)
+    return judged(side(a, first), side(b, second), figures, PACKAGES, receipt)
+
+
+def judged(
+    a: dict[str, Any],
+    b: dict[str, Any],
+    figures: dict[str, Any],
+    packages: Iterable[str],
+    receipt: Path | None,
+) -> dict[str, Any]:
+    """What `verify` returns, of both sides and their figures; written into the folder `receipt`."""
     reason = _reason(figures)
     found = {
-        "a": _side(a, first),
-        "b": _side(b, second),
-        "versions": {name: importlib.metadata.version(name) for name in ("jaxlm", *PACKAGES)},
+        "a": a,
+        "b": b,
+        "versions": {name: importlib.metadata.version(name) for name in ("jaxlm", *packages)},
         "figures": figures,
         "verdict": "different" if reason else "equal",
         "reason": reason,
@@ -63,45 +76,58 @@ def verify(
 
 
 def compare(a: Model, b: Model, text: str) -> dict[str, Any]:
-    """How far apart two models are: see the names. KL is of a's probabilities from b's, in nats."""
-    ids = a.tokenizer.encode(text)
-    length = min(len(ids), MOST, a.spec.max_length, b.spec.max_length)
-    if length < 2:
-        raise DataError("--text", f"{len(ids)} tokens are too few to compare on; write a sentence")
-    vocab = min(a.spec.vocab, b.spec.vocab)
-    tokens = [[min(i, vocab - 1) for i in ids[:length]]]
-    first, second = (np.asarray(m.logits(tokens), np.float64)[..., :vocab] for m in (a, b))
-    apart = np.abs(first - second)
-    p, q = (np.asarray(jax.nn.log_softmax(jnp.asarray(x))) for x in (first, second))
+    """How far apart two models are: see the names."""
+    tokens, vocab = rows(a, text, b.spec), min(a.spec.vocab, b.spec.vocab)
     special = [(m.tokenizer.bos, m.tokenizer.eos, m.tokenizer.pad) for m in (a, b)]
-    largest = float(np.abs(first).max())
-    return {
-        "tokens compared": length,
-        "largest score": largest,
-        "largest difference": float(apart.max()),
-        "as a share": float(apart.max() / max(largest, 1e-30)),
-        "mean difference": float(apart.mean()),
-        "mean KL": float((np.exp(p) * (p - q)).sum(-1).mean()),
-        "same first choice": float((first.argmax(-1) == second.argmax(-1)).mean()),
-        "tolerance": TOLERANCES[min(_itemsize(a), _itemsize(b))],
-        "same token ids": ids == b.tokenizer.encode(text),
+    return apart(*(np.asarray(m.logits(tokens))[..., :vocab] for m in (a, b))) | {
+        "tolerance": TOLERANCES[min(itemsize(a), itemsize(b))],
+        "same token ids": a.tokenizer.encode(text) == b.tokenizer.encode(text),
         "same special tokens": special[0] == special[1],
         "same architecture": families.computed(a.spec) == families.computed(b.spec),
     }
 
 
+def rows(model: Model, text: str, *others: ModelSpec) -> np.ndarray:
+    """The text as int32 [1, L] that the model and others can read. Raises DataError for too few."""
+    ids, specs = model.tokenizer.encode(text), (model.spec, *others)
+    length = min(len(ids), MOST, *(spec.max_length for spec in specs))
+    if length < 2:
+        raise DataError("--text", f"{len(ids)} tokens are too few to compare on; write a sentence")
+    last = min(spec.vocab for spec in specs) - 1
+    return np.minimum(np.array([ids[:length]], np.int32), last)
+
+
+def apart(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    """How far apart scores [B, L, V] are. KL is of the first's probabilities from the second's, in
+    nats.
+    """
+    first, second = (np.asarray(scores, np.float64) for scores in (first, second))
+    distance = np.abs(first - second)
+    p, q = (np.asarray(jax.nn.log_softmax(jnp.asarray(x))) for x in (first, second))
+    largest = float(np.abs(first).max())
+    return {
+        "tokens compared": first.shape[1],
+        "largest score": largest,
+        "largest difference": float(distance.max()),
+        "as a share": float(distance.max() / max(largest, 1e-30)),
+        "mean difference": float(distance.mean()),
+        "mean KL": float((np.exp(p) * (p - q)).sum(-1).mean()),
+        "same first choice": float((first.argmax(-1) == second.argmax(-1)).mean()),
+    }
+
+
 def _reason(figures: dict[str, Any]) -> str:
     """The first thing that differs, or nothing."""
-    for name in ("same architecture", "same token ids", "same special tokens"):
-        if not figures[name]:
-            return f"not the {name}"
+    if wrong := [name for name, value in figures.items() if value is False]:
+        return f"not the {wrong[-1]}"
     share, bound = figures["as a share"], figures["tolerance"]
     if not share <= bound:  # a NaN is not
         return f"scores are {share:.3g} of the largest apart, more than {bound:g}"
     return ""
 
 
-def _side(path: str, model: Model) -> dict[str, Any]:
+def side(path: str, model: Model) -> dict[str, Any]:
+    """What a receipt says of a model."""
     found, _ = digests(tree.flatten(model.params))
     return {
         "path": path,
@@ -111,6 +137,7 @@ def _side(path: str, model: Model) -> dict[str, Any]:
     }
 
 
-def _itemsize(model: Model) -> int:
+def itemsize(model: Model) -> int:
+    """Bytes of the coarsest weights, 2 or 4: a key of TOLERANCES."""
     sizes = [leaf.dtype.itemsize for leaf in jax.tree.leaves(model.params)]
     return 2 if min(sizes) < 4 else 4
