@@ -32,6 +32,8 @@ COST_PER_INPUT = 200
 """And on top of it for every character of the messages and other variables."""
 SECONDS, SECONDS_PER_INPUT = 3.0, 3e-5
 """Of its thread's time, for what no price is right for. Ordinary chats take milliseconds."""
+LOOK = 64
+"""What is spent between two looks at the clock."""
 MEMBERS, MEMBERS_PER_INPUT = 100_000, 20
 """Most members of one value at any depth, so that nothing that Python does with it takes long."""
 CALL = 4
@@ -54,19 +56,22 @@ class Run:
 
     def __init__(self, variables: Any):
         self.written, self.left, self.most = 0, 2**62, 2**62
-        self.until = inf
+        self.until, self._look = inf, 0
         self.blocks: list[tuple[int, str]] = []
         self._members: dict[int, tuple[int, Any]] = {}
         given = self.size(variables)
         self.left = COST + COST_PER_INPUT * given
         self.most = MEMBERS + MEMBERS_PER_INPUT * given
         self.until = time.thread_time() + SECONDS + SECONDS_PER_INPUT * given
+        self._look = self.left
 
     def spend(self, cost: int) -> None:
         """Raises SecurityError when no more is left."""
         self.left -= cost
-        if self.left < 0 or time.thread_time() > self.until:
-            raise SecurityError("it computes or writes without an end")
+        if self.left < self._look:
+            self._look = max(0, self.left - LOOK)
+            if self.left < 0 or time.thread_time() > self.until:
+                raise SecurityError("it computes or writes without an end")
 
     def size(self, value: Any) -> int:
         """Characters and members of a value, at any depth. Spends as it counts."""
