@@ -89,3 +89,25 @@ def test_what_a_user_writes_stays_text_as_transformers_sanitizes(form, tmp_path)
                     sanitize_control_tokens=sanitized,
                 )
                 assert template.apply(ours, messages, parse_special=not sanitized) == want
+
+
+def test_templates_go_to_transformers_and_come_back(folder, tmp_path):
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs.chat_template = {"default": chats.CHATML, "tool_use": chats.LLAMA3}
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = tokenizers.load(tmp_path / "theirs")
+    assert chat.of(ours).source == chats.CHATML
+    assert chat.of(ours, "tool_use").source == chats.LLAMA3
+    ours.save(tmp_path / "ours")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert again.chat_template == theirs.chat_template
+    assert again.apply_chat_template(chats.TURN, return_dict=False) == chat.of(ours).apply(
+        ours, chats.TURN
+    )
+
+
+def test_all_ends_reach_generation(folder, tmp_path):
+    ours = tokenizers.load(folder)
+    ours.ends = (ours.eos, 7, 9)
+    ours.save(tmp_path)
+    assert transformers.GenerationConfig.from_pretrained(tmp_path).eos_token_id == [ours.eos, 7, 9]
