@@ -1,6 +1,7 @@
 """A chat is continued by the model's own template, up to any of the tokens that end it."""
 
 import json
+import shutil
 
 import networks
 import processes
@@ -80,6 +81,17 @@ def test_the_command_prints_the_answer_alone(folder, model):
     code, out, err = processes.run(*words, "--chat")
     assert code == errors.DONE, err
     assert out == model.generate([SAID], max_tokens=8)[0] + "\n"
+
+
+def test_a_run_keeps_the_template_and_the_ends_of_what_it_began_with(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": [3, 7]}')
+    own = [word for word in processes.words(tmp_path) if not word.startswith(("model.", "token"))]
+    code, _, err = processes.run(*own, f"init={tmp_path}/base", "lora.rank=2", "steps=1")
+    assert code == errors.DONE, err
+    run = jaxlm.load(tmp_path / "run").tokenizer
+    assert run.ends == (run.eos, 3, 7)
+    assert run.templates["default"][1] == SOURCE
 
 
 def test_a_model_without_a_template_is_one_line(folder):
