@@ -79,7 +79,6 @@ UNREAD = frozenset(
         "position_embedding_type",
         "reference_compile",
         "repad_logits_with_grad",
-        "sliding_window",
         "sparse_pred_ignore_index",
         "sparse_prediction",
     }
@@ -111,6 +110,8 @@ def _positions(config: Config, known: Fields) -> Fields:
     wide = config.get("local_attention", 128)
     if wide < 1:
         raise config.error("local_attention", "is not a width")
+    if config.get("sliding_window", wide // 2) != wide // 2:  # another name of it
+        raise config.error("sliding_window", f"is not half of local_attention={wide}; remove it")
     near = read_types(config, layers, [layer % every != 0 for layer in range(layers)])
     windows = window(wide // 2 + 1, near)
     rope = read_layered(config, known["max_length"], ROPE, LOCAL)

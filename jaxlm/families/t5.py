@@ -83,10 +83,8 @@ COPIES = {
     "decoder.embed_tokens.weight": "shared.weight",
     "lm_head.weight": "shared.weight",
 }
-UNREAD = frozenset(
-    {"dense_act_fn", "is_encoder_decoder", "is_gated_act", "n_positions", "output_past"}
-)
-"""What follows from other keys, and the length of training."""
+UNREAD = frozenset({"is_encoder_decoder", "n_positions", "output_past"})
+"""What is so in every T5, and the length of training."""
 
 
 def fields(config: Config, known: Fields) -> Fields:
@@ -97,6 +95,9 @@ def fields(config: Config, known: Fields) -> Fields:
     act = "gelu_new" if name == "gated-gelu" else act
     if act not in ACTIVATIONS:
         raise config.error("feed_forward_proj", "is not supported; known: relu, gated-gelu, ...")
+    for key, value in {"dense_act_fn": act, "is_gated_act": gated}.items():  # as newer files write
+        if config.get(key, value) != value:
+            raise config.error(key, f"is not what feed_forward_proj={name!r} says; remove it")
     depth = {} if "num_decoder_layers" in config else {"layers": known["encoder.layers"]}
     pad = config.get("pad_token_id", 0)
     # Newer versions write that every head is tied; what is not scaled may have its own.
