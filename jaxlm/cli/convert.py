@@ -55,7 +55,7 @@ def export(
     from jaxlm.inference import verify as comparing
 
     family = export.export(model, out, dtype=dtype, max_shard_bytes=shard_bytes(max_shard_size))
-    print(f"{out}: {family.architecture}")
+    print(f"{out}: {family.model_type}")
     if verify:
         _report(comparing.verify(model, out, receipt=Path(out)))
 

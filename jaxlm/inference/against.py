@@ -14,7 +14,7 @@ import numpy as np
 
 
 def main(folder: str, work: Path) -> None:
-    """Scores in float32, float32 [B, L, V], and the ids of the text, special tokens parsed."""
+    """Scores in float32, float32 [..., V], and the ids of the text, special tokens parsed."""
     import torch  # pyright: ignore[reportMissingImports]
     import transformers  # pyright: ignore[reportMissingImports]
 

@@ -1,6 +1,7 @@
 """What a model is made of, from its headers and configuration: no weight is read."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,7 @@ from jaxlm import families
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import RULES, Layout, logical_axes, make_mesh
-from jaxlm.families import names
-from jaxlm.families.family import Family
+from jaxlm.families.names import Shape, Weight
 from jaxlm.hub import load as folders
 from jaxlm.hub.tensors import open_tensors
 from jaxlm.inference import imported
@@ -65,15 +65,15 @@ def inspect(path: str | Path) -> Contents:
     if imported.is_imported(path):
         folder = imported.open_imported(path)
         leaves = tree.flatten(imported.shapes(path, folder, layout))
-        family = folder.family
-        return Contents("import", family.model_type, folder.spec, _rows(leaves, family))
+        rows = _rows(leaves, folder.family.table(folder.spec))
+        return Contents("import", folder.family.model_type, folder.spec, rows)
     run = open_run(path)
     leaves = tree.flatten(shapes(run.config, run.spec, layout))
     try:
         family = families.fitting(run.spec)
     except CheckpointError as error:
-        return Contents("run", f"none: {error.what}", run.spec, _rows(leaves, None))
-    return Contents("run", family.model_type, run.spec, _rows(leaves, family))
+        return Contents("run", f"none: {error.what}", run.spec, _rows(leaves, ()))
+    return Contents("run", family.model_type, run.spec, _rows(leaves, family.table(run.spec)))
 
 
 def _folder(folder: folders.Folder, layout: Layout) -> Contents:
@@ -82,12 +82,11 @@ def _folder(folder: folders.Folder, layout: Layout) -> Contents:
     pieces, files = folders.matched(folder, tensors, {n: leaf.shape for n, leaf in leaves.items()})
     kinds = {piece.leaf: tensors.table[files[piece.name]].dtype for piece in pieces}
     stored = {name: jax.ShapeDtypeStruct(leaf.shape, kinds[name]) for name, leaf in leaves.items()}
-    rows = _rows(stored, folder.family)
+    rows = _rows(stored, folder.family.table(folder.spec))
     return Contents("Hugging Face folder", folder.family.model_type, folder.spec, rows)
 
 
-def _rows(leaves: dict[str, jax.ShapeDtypeStruct], family: Family | None) -> list[Row]:
-    weights = family.weights if family else ()
+def _rows(leaves: dict[str, jax.ShapeDtypeStruct], weights: Iterable[Weight]) -> list[Row]:
     return [
         Row(
             name,
@@ -95,7 +94,7 @@ def _rows(leaves: dict[str, jax.ShapeDtypeStruct], family: Family | None) -> lis
             leaf.dtype.name,
             _axes(name),
             leaf.size * leaf.dtype.itemsize,
-            tuple(_theirs(w.theirs, leaf.shape) for w in weights if name in w.leaves),
+            tuple(_theirs(w, leaf.shape) for w in weights if name in w.leaves),
         )
         for name, leaf in leaves.items()
     ]
@@ -107,8 +106,11 @@ def _axes(name: str) -> tuple[str, ...]:
     return tuple(":".join([axis, *filter(None, ["+".join(split[axis])])]) for axis in axes)
 
 
-def _theirs(name: str, shape: names.Shape) -> str:
-    return name.format(*(f"{{0..{size - 1}}}" for size in shape[: name.count("{}")]))
+def _theirs(weight: Weight, shape: Shape) -> str:
+    ends = shape[: weight.theirs.count("{}")]
+    firsts = (weight.first, *[0] * len(ends))
+    spans = (f"{{{first}..{end - 1}}}" for first, end in zip(firsts, ends, strict=False))
+    return weight.theirs.format(*spans)
 
 
 def table(found: Contents) -> str:

@@ -77,14 +77,19 @@ def judged(
 
 def compare(a: Model, b: Model, text: str) -> dict[str, Any]:
     """How far apart two models are: see the names."""
-    tokens, vocab = rows(a, text, b.spec), min(a.spec.vocab, b.spec.vocab)
+    ids, vocab = rows(a, text, b.spec), min(a.spec.vocab, b.spec.vocab)
     special = [(m.tokenizer.bos, m.tokenizer.eos, m.tokenizer.pad) for m in (a, b)]
-    return apart(*(np.asarray(m.logits(tokens))[..., :vocab] for m in (a, b))) | {
-        "tolerance": TOLERANCES[min(itemsize(a), itemsize(b))],
-        "same token ids": a.tokenizer.encode(text) == b.tokenizer.encode(text),
-        "same special tokens": special[0] == special[1],
-        "same architecture": families.computed(a.spec) == families.computed(b.spec),
-    }
+    found = (np.asarray(m.logits(**inputs(m.spec, ids)))[..., :vocab] for m in (a, b))
+    return (
+        {"tokens compared": ids.shape[1]}
+        | apart(*found)
+        | {
+            "tolerance": TOLERANCES[min(itemsize(a), itemsize(b))],
+            "same token ids": a.tokenizer.encode(text) == b.tokenizer.encode(text),
+            "same special tokens": special[0] == special[1],
+            "same architecture": families.computed(a.spec) == families.computed(b.spec),
+        }
+    )
 
 
 def rows(model: Model, text: str, *others: ModelSpec) -> np.ndarray:
@@ -97,8 +102,15 @@ def rows(model: Model, text: str, *others: ModelSpec) -> np.ndarray:
     return np.minimum(np.array([ids[:length]], np.int32), last)
 
 
+def inputs(spec: ModelSpec, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """The arguments of `Model.logits` for ids [B, L]; an encoder-decoder writes what it reads."""
+    if spec.structure != "encoder-decoder" or spec.head.labels:
+        return {"tokens": ids}
+    return {"tokens": np.insert(ids, 0, spec.encoder.start, axis=1)[:, :-1], "source": ids}
+
+
 def apart(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
-    """How far apart scores [B, L, V] are. KL is of the first's probabilities from the second's, in
+    """How far apart scores [..., V] are. KL is of the first's probabilities from the second's, in
     nats.
     """
     first, second = (np.asarray(scores, np.float64) for scores in (first, second))
@@ -106,7 +118,6 @@ def apart(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     p, q = (np.asarray(jax.nn.log_softmax(jnp.asarray(x))) for x in (first, second))
     largest = float(np.abs(first).max())
     return {
-        "tokens compared": first.shape[1],
         "largest score": largest,
         "largest difference": float(distance.max()),
         "as a share": float(distance.max() / max(largest, 1e-30)),

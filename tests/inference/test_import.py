@@ -16,6 +16,7 @@ from jaxlm.hub.tensors import open_tensors
 from jaxlm.inference.export import export
 from jaxlm.inference.imported import import_folder
 from jaxlm.inference.inspect import inspect
+from jaxlm.inference.verify import verify
 
 
 def silent(line):
@@ -44,6 +45,15 @@ def test_import_then_export_is_the_identity(tmp_path, name):
         json.loads((f / "config.json").read_text()) for f in (source, tmp_path / "out")
     )
     assert after == before | {"dtype": after["dtype"], "torch_dtype": after["dtype"]}
+
+
+@pytest.mark.parametrize("name", ["bert", "bert tokens", "bart", "bart sequence", "t5"])
+def test_every_structure_is_compared(tmp_path, name):
+    source = hubs.write(tmp_path / "source", name)
+    import_folder(str(source), f"{tmp_path}/in", dtype=None, warn=silent)
+    found = verify(str(source), f"{tmp_path}/in")
+    assert found["verdict"] == "equal" and found["figures"]["largest difference"] == 0
+    assert found["figures"]["largest score"] > 0
 
 
 def test_every_verb_opens_an_import(tmp_path):

@@ -18,7 +18,7 @@ def against(folder, *words, receipt="."):
     return processes.run("convert", "verify", str(folder), *words)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bert", "t5", "bart"])
 def test_a_folder_is_the_same_model_there(tmp_path, name):
     folder = hubs.write(tmp_path / "folder", name)
     code, out, err = against(folder, receipt=tmp_path)
