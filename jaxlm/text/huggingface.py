@@ -14,6 +14,8 @@ from jaxlm.text.files import named
 from jaxlm.text.tokenizer import KNOWN_ENDS, Tokenizer
 
 HIDDEN = "\0hidden\0"
+RARE = "\U00013000"
+"""A character that vocabularies do not have: the first hieroglyph."""
 ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
 """Keys of the special tokens that every model knows."""
 
@@ -29,6 +31,8 @@ class HuggingFace(Tokenizer):
         ids = self._parsing.get_vocab(with_added_tokens=True)
         if not ids:
             raise DataError(where, "its vocabulary is empty; download it again")
+        if len({*ids.values()}) < len(ids):
+            raise DataError(where, "tokens share an id in its vocabulary; download it again")
         self.vocab = max(ids.values()) + 1
         end = named(config, "eos_token") or next((name for name in KNOWN_ENDS if name in ids), None)
         if end not in ids:
@@ -43,10 +47,7 @@ class HuggingFace(Tokenizer):
     @cached_property
     def _parsing(self) -> tokenizers.Tokenizer:
         """Special tokens inside a text become their ids."""
-        try:
-            backend = tokenizers.Tokenizer.from_buffer(self._data)
-        except ValueError as error:
-            raise DataError(self._where, f"not a tokenizer.json: {error}") from error
+        backend = self._made(self._data)
         backend.no_truncation()  # some files switch it on, and documents would lose their ends
         backend.no_padding()
         self._beyond = add_listed(backend, files.listed(self.config), self._where)
@@ -59,9 +60,15 @@ class HuggingFace(Tokenizer):
         state = json.loads(self._parsing.to_str())
         if state["model"].get("type") == "Unigram":
             _hide_special(state)
-        backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+        backend = self._made(json.dumps(state).encode())
         backend.encode_special_tokens = True
         return backend
+
+    def _made(self, data: bytes) -> tokenizers.Tokenizer:
+        try:
+            return tokenizers.Tokenizer.from_buffer(data)
+        except Exception as error:  # the library has no kinds of its own
+            raise DataError(self._where, f"not a tokenizer.json: {error}") from error
 
     @cached_property
     def names(self) -> dict[str, int]:
@@ -84,6 +91,11 @@ class HuggingFace(Tokenizer):
 
     def _first(self) -> int | None:
         """The id that the file's own post-processor puts before a text."""
+        try:
+            self._parsing.encode(RARE)
+        except Exception as error:
+            wrong = f"cannot encode what it does not know: {error}; download it again"
+            raise DataError(self._where, wrong) from error
         bare = self._parsing.encode("a", add_special_tokens=False).ids
         full = self._parsing.encode("a", add_special_tokens=True).ids
         return full[0] if bare and full[: len(bare)] != bare else None

@@ -87,7 +87,8 @@ def convert(model: Path, config: Config, name: str) -> tuple[bytes, Config]:
     except (DataError, OSError):
         raise
     except Exception as error:  # the library raises its own kinds
-        raise DataError(str(model), f"not the files of a {name}: {error}") from error
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(str(model), f"not the files of a {name}: {first}") from error
     tokens = dict(how.tokens)
     if how.file.endswith(".model"):
         tokens |= pieces.tokens(pieces.read(model))

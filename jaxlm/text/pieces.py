@@ -74,6 +74,8 @@ def read(path: Path) -> Any:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise DataError(str(path), f"not a SentencePiece model: {error}") from error
+    if not all(isinstance(piece.piece, str) for piece in model.pieces):
+        raise DataError(str(path), "not a SentencePiece model: a piece is not UTF-8")
     if model.trainer_spec.model_type not in (UNIGRAM, BPE) or not model.pieces:
         raise DataError(str(path), "not a SentencePiece model of type unigram or bpe")
     return model

@@ -82,6 +82,13 @@ def test_the_name_of_a_byte_is_text(form, text, tmp_path):
     assert tokenizer.decode(tokenizer.encode(text, parse_special=True)) == text
 
 
+def replace(name, old, new):
+    def change(path):
+        (path / name).write_bytes((path / name).read_bytes().replace(old, new, 1))
+
+    return change
+
+
 def truncate(name):
     return lambda path: (path / name).write_bytes((path / name).read_bytes()[:-100])
 
@@ -95,6 +102,9 @@ DAMAGE = {
     "a cut tokenizer.json": ("json", truncate("tokenizer.json")),
     "merges of nothing": ("gpt2", lambda path: (path / "merges.txt").write_text("q zq\n")),
     "an empty vocabulary": ("bert", lambda path: (path / "vocab.txt").write_text("")),
+    "no id for what is unknown": ("bert", replace("vocab.txt", b"[UNK]\n", b"[UNC]\n")),
+    "two tokens of one id": ("json", replace("tokenizer.json", b'"!": 3', b'"!": 4')),
+    "a piece that is no UTF-8": ("llama", replace("tokenizer.model", b"quick", b"qu\xffck")),
     "no UTF-8": ("bert", lambda path: (path / "vocab.txt").write_bytes(b"[UNK]\n\xff\xfe\n")),
     "too many sentinels": (
         "t5",
@@ -131,6 +141,24 @@ def test_damage_is_one_line_that_names_a_file(damage, tmp_path):
         tokenizers.load(tmp_path)
     assert str(raised.value).startswith((str(tmp_path), "tokenizer_config.json"))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_flipped_bits_are_noticed_or_change_no_rule(folder, at):
+    _, path = folder
+    file = next(
+        path / name for forms in tokenizers.FORMS for name in forms if (path / name).exists()
+    )
+    data = bytearray(file.read_bytes())
+    data[(2 * at + 1) * len(data) // 16] ^= 1 << at
+    file.write_bytes(data)
+    try:
+        tokenizer = tokenizers.load(path)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        ids = tokenizer.encode(folders.UNSEEN)
+        assert all(0 <= i < tokenizer.vocab for i in ids) and tokenizer.decode(ids)
 
 
 def test_a_class_of_remote_code_is_never_run(tmp_path):
