@@ -38,25 +38,22 @@ def verify_against(
         raise ConfigError("--against", f"{missing[0]} {what}")
     text = verify.TEXT if text is None else text
     model = load(path)
-    ids = verify.rows(model, text)
-    inputs = verify.inputs(model.spec, ids)
+    rows = verify.rows(model, text)
     with TemporaryDirectory() as work:
         if folders.is_folder(path):
             folder = local(path)
         else:
             folder = Path(work, "exported")
             export.export(path, str(folder), dtype=None, max_shard_bytes=shard_bytes("5GB"))
-        scores, tokens = _answer(folder, Path(work), inputs, text)
-    ours = np.asarray(model.logits(**inputs))
-    figures = (
-        {"tokens compared": ids.shape[1]}
-        | verify.apart(ours, scores)
-        | {
-            "tolerance": verify.TOLERANCES[verify.itemsize(model)],
-            "same token ids": model.tokenizer.encode(text, parse_special=True) == tokens["ids"],
-            "same end token": tokens["eos"] in (None, model.tokenizer.eos),
-        }
-    )
+        names = ("input_ids", "decoder_input_ids") if verify.is_pair(model) else ("input_ids",)
+        scores, tokens = _answer(folder, Path(work), dict.fromkeys(names, rows), text)
+    ours = verify.scores(model, rows)
+    figures = {"tokens compared": rows.shape[1]}
+    figures |= verify.apart(ours, scores[..., : ours.shape[-1]]) | {
+        "tolerance": verify.TOLERANCES[verify.itemsize(model)],
+        "same token ids": model.tokenizer.encode(text, parse_special=True) == tokens["ids"],
+        "same end token": tokens["eos"] in (None, model.tokenizer.eos),
+    }
     other = {"path": path, "read by": peer}
     packages = (*verify.PACKAGES, *PEERS)
     return verify.judged(verify.side(path, model), other, figures, packages, receipt)
@@ -65,10 +62,8 @@ def verify_against(
 def _answer(
     folder: Path, work: Path, inputs: dict[str, np.ndarray], text: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """(scores [..., V], {ids, eos}) of transformers."""
-    first = {"tokens": "decoder_input_ids", "source": "input_ids"}
-    theirs = first if "source" in inputs else {"tokens": "input_ids"}
-    given = {theirs[name]: array.astype(np.int64) for name, array in inputs.items()}
+    """(scores [B, L, V], {ids, eos}) of transformers. inputs: its arguments, each [B, L]."""
+    given: Any = {name: rows.astype(np.int64) for name, rows in inputs.items()}
     np.savez(work / "inputs.npz", **given)
     (work / "text").write_text(text, encoding="utf-8")
     done = subprocess.run(

@@ -77,19 +77,15 @@ def judged(
 
 def compare(a: Model, b: Model, text: str) -> dict[str, Any]:
     """How far apart two models are: see the names."""
-    ids, vocab = rows(a, text, b.spec), min(a.spec.vocab, b.spec.vocab)
+    tokens, vocab = rows(a, text, b.spec), min(a.spec.vocab, b.spec.vocab)
     special = [(m.tokenizer.bos, m.tokenizer.eos, m.tokenizer.pad) for m in (a, b)]
-    found = (np.asarray(m.logits(**inputs(m.spec, ids)))[..., :vocab] for m in (a, b))
-    return (
-        {"tokens compared": ids.shape[1]}
-        | apart(*found)
-        | {
-            "tolerance": TOLERANCES[min(itemsize(a), itemsize(b))],
-            "same token ids": a.tokenizer.encode(text) == b.tokenizer.encode(text),
-            "same special tokens": special[0] == special[1],
-            "same architecture": families.computed(a.spec) == families.computed(b.spec),
-        }
-    )
+    figures = apart(*(scores(m, tokens)[..., :vocab] for m in (a, b)))
+    return {"tokens compared": tokens.shape[1], **figures} | {
+        "tolerance": TOLERANCES[min(itemsize(a), itemsize(b))],
+        "same token ids": a.tokenizer.encode(text) == b.tokenizer.encode(text),
+        "same special tokens": special[0] == special[1],
+        "same architecture": families.computed(a.spec) == families.computed(b.spec),
+    }
 
 
 def rows(model: Model, text: str, *others: ModelSpec) -> np.ndarray:
@@ -102,11 +98,14 @@ def rows(model: Model, text: str, *others: ModelSpec) -> np.ndarray:
     return np.minimum(np.array([ids[:length]], np.int32), last)
 
 
-def inputs(spec: ModelSpec, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """The arguments of `Model.logits` for ids [B, L]; an encoder-decoder writes what it reads."""
-    if spec.structure != "encoder-decoder" or spec.head.labels:
-        return {"tokens": ids}
-    return {"tokens": np.insert(ids, 0, spec.encoder.start, axis=1)[:, :-1], "source": ids}
+def is_pair(model: Model) -> bool:
+    """Whether a model reads one text and writes another; a classifier reads the same one twice."""
+    return model.spec.structure == "encoder-decoder" and not model.spec.head.labels
+
+
+def scores(model: Model, tokens: np.ndarray) -> np.ndarray:
+    """What a model makes of rows [B, L], which are source and target where it needs both."""
+    return np.asarray(model.logits(tokens, source=tokens if is_pair(model) else None))
 
 
 def apart(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
