@@ -149,8 +149,6 @@ def others(spec: ModelSpec) -> dict[str, Any]:
         "dropout": spec.dropout,
         "attention_dropout": 0.0,
         "activation_dropout": 0.0,
-        "eos_token_id": spec.encoder.start,
-        "pad_token_id": 1,
         "tie_word_embeddings": True,
     }
 

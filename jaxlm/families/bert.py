@@ -163,7 +163,6 @@ def others(spec: ModelSpec) -> dict[str, Any]:
         "hidden_dropout_prob": spec.dropout,
         "attention_probs_dropout_prob": 0.0,
         "position_embedding_type": "absolute",
-        "pad_token_id": 0,
     }
 
 

@@ -125,7 +125,6 @@ def others(spec: ModelSpec) -> dict[str, Any]:
     return {
         "is_encoder_decoder": True,
         "decoder_start_token_id": spec.encoder.start,
-        "pad_token_id": spec.encoder.start,
         "dropout_rate": spec.dropout,
         "feed_forward_proj": name,
         "tie_word_embeddings": spec.tied,

@@ -53,7 +53,7 @@ def save(
     kind = dtype or _widest(tensors)
     with whole(out) as folder:
         _write(folder / "config.json", _config(config, family, spec, tokenizer, kind))
-        _write(folder / "generation_config.json", _generation(tokenizer))
+        _write(folder / "generation_config.json", _generation(tokenizer, spec))
         tokenizer.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
@@ -101,14 +101,20 @@ def _config(
     if given:
         made = {**given, "vocab_size": spec.vocab}
         made.pop("auto_map", None)
+        if given.get("architectures"):  # of a network saved without its head, say
+            whole = {**made, "architectures": [family.class_of(spec)]}
+            made = whole if family.spec(whole) == family.spec(made) else made
     else:
-        made = {**family.config(spec), **_ids(tokenizer)}
+        made = family.config(spec)
+        made |= {key: i for key, i in _ids(tokenizer).items() if made.get(key) is None}
     named = [key for key in ("torch_dtype", "dtype") if key in made]
     return made | dict.fromkeys(named or ["torch_dtype", "dtype"], kind)
 
 
-def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
-    return {"_from_model_config": False, **_ids(tokenizer)}
+def _generation(tokenizer: Tokenizer, spec: ModelSpec) -> dict[str, Any]:
+    pair = spec.structure == "encoder-decoder"
+    start = {"decoder_start_token_id": spec.encoder.start} if pair else {}
+    return {"_from_model_config": False, **_ids(tokenizer), **start}
 
 
 def _ids(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Generation with a cache of keys and values: one pass over the prompts, then a token at a time."""
+"""Generation with a cache of keys and values: one pass over the prompts, then a token at a time.
+
+An encoder-decoder reads the prompts as its source, and writes after its start token.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,7 +16,7 @@ from jaxlm.core.tree import Params
 from jaxlm.inference.sample import check, sample
 from jaxlm.models.cache import Cache, empty_cache
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.transformer import Forward
+from jaxlm.models.transformer import Batch, Forward
 
 STEPS = 64
 """Prompts and caches are padded to a multiple of this, so that few lengths are compiled."""
@@ -47,6 +50,10 @@ class Generator:
         check(max_tokens, temperature, top_p, top_k, seed)
         longest = self._check_prompts(prompts, max_tokens)
         width = min(-(-longest // STEPS) * STEPS, self._spec.max_length)
+        source = None
+        if self._spec.structure == "encoder-decoder":
+            source = _source(prompts, width)
+            prompts, width = [[self._spec.encoder.start]] * len(prompts), 1
         tokens = np.zeros((len(prompts), width), np.int32)
         real = np.zeros((len(prompts), width), bool)
         for row, prompt in enumerate(prompts):  # on the left, so that every row ends together
@@ -59,7 +66,7 @@ class Generator:
             jnp.int32(min(top_k, self._spec.vocab)),
         )
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(len(prompts)))
-        token, cache = self._prefill(params, tokens, real, keys, how, size=size)
+        token, cache = self._prefill(params, tokens, real, source, keys, how, size=size)
         for count in range(1, max_tokens):
             ahead = self._next(params, cache, token, keys, jnp.int32(count), how)
             yield np.asarray(token)  # while the device works on the next
@@ -67,10 +74,18 @@ class Generator:
         yield np.asarray(token)
 
     def _first(
-        self, params: Params, tokens: Array, real: Array, keys: Array, how: tuple, *, size: int
+        self,
+        params: Params,
+        tokens: Array,
+        real: Array,
+        source: Batch | None,
+        keys: Array,
+        how: tuple,
+        *,
+        size: int,
     ) -> tuple[Array, Cache]:
-        spec = self._spec
-        dtype = jax.eval_shape(self._forward.hidden, params, self._shape(tokens), None)[0].dtype
+        spec, batch = self._spec, {"tokens": tokens, "positions": tokens, **(source or {})}
+        dtype = jax.eval_shape(self._forward.hidden, params, batch, None)[0].dtype
         cache = empty_cache(
             spec.layers,
             tokens.shape[0],
@@ -79,7 +94,7 @@ class Generator:
             spec.head_dim,
             dtype,
         )
-        scores, cache = self._forward.decode(params, tokens, cache._replace(incoming=real))
+        scores, cache = self._forward.decode(params, tokens, cache._replace(incoming=real), source)
         return self._draw(scores, keys, jnp.int32(0), how), cache
 
     def _one(
@@ -92,17 +107,21 @@ class Generator:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, count))(keys)
         return sample(scores.astype(jnp.float32), keys, *how)
 
-    @staticmethod
-    def _shape(tokens: Array) -> dict[str, Array]:
-        return {"tokens": tokens, "positions": tokens}
-
     def _check_prompts(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
         vocab, most = self._spec.vocab, self._spec.max_length
+        if self._spec.structure == "encoder" or self._spec.head.labels:
+            what = "a classifier" if self._spec.head.labels else "an encoder"
+            raise ConfigError("MODEL", f"is {what}, which continues no text; name a decoder")
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ConfigError("--prompt", "is empty; write at least one token of text")
         if worst := [i for prompt in prompts for i in prompt if not 0 <= i < vocab]:
             raise ConfigError("--prompt", f"id {worst[0]} is outside the vocabulary of {vocab} ids")
         longest = max(len(prompt) for prompt in prompts)
+        if self._spec.structure == "encoder-decoder":
+            if max(longest, max_tokens) > most:
+                what = f"{longest} tokens of prompt or {max_tokens} of answer exceed the model's"
+                raise ConfigError("--max-tokens", f"{what} {most} positions; use fewer")
+            return longest
         if longest + max_tokens > most:
             room = most - longest
             advice = f"use {room} or a shorter prompt" if room > 0 else "shorten the prompt"
@@ -112,3 +131,15 @@ class Generator:
                 f"positions; {advice}",
             )
         return longest
+
+
+def _source(prompts: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:
+    """The source of a batch as Forward has it: rows [B, width], padded on the right."""
+    tokens = np.zeros((len(prompts), width), np.int32)
+    lengths = np.array([len(prompt) for prompt in prompts])
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    places = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
+    real = places < lengths[:, None]
+    segments = real.astype(np.int32)
+    return {"source": tokens, "source_positions": places * segments, "source_segments": segments}

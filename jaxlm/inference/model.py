@@ -86,6 +86,8 @@ class Model:
     ) -> list[str]:
         """The continuation of every prompt, without the prompt, up to a token that ends it.
 
+        An encoder-decoder's answer to it, the prompt being its source.
+
         prompts: texts, or chats: lists of messages such as {"role": "user", "content": "Hello"},
         which the tokenizer's chat template renders up to the answer. temperature 0 is greedy.
         Raises ConfigError for settings or lengths that cannot be, DataError for prompts that are
@@ -122,12 +124,16 @@ class Model:
         tokenizer = self.tokenizer
         if not isinstance(prompt, str):
             return chat.of(tokenizer).apply(tokenizer, prompt, add_generation_prompt=True)
+        if self.spec.structure == "encoder-decoder":  # a source is a whole text
+            return tokenizer.encode(prompt)
         first = [] if tokenizer.bos is None else [tokenizer.bos]
         return first + tokenizer.encode(prompt, add_special=False)
 
     def _after(self, start: list[int], ids: list[int]) -> str:
         """The text of `ids` after a prompt: alone, a decoder may drop its first space."""
         ids = self._until_end(ids)
+        if self.spec.structure == "encoder-decoder":
+            return self.tokenizer.decode(ids)
         known, whole = self.tokenizer.decode(start), self.tokenizer.decode(start + ids)
         return whole[len(known) :] if whole.startswith(known) else self.tokenizer.decode(ids)
 

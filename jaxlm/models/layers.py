@@ -111,7 +111,7 @@ class Kernel(nn.Module):
 
 
 def residual_scale(spec: ModelSpec) -> float:
-    """Radford et al. 2019, section 2.3: the residual's variance does not grow with depth."""
+    """Of a residual's output: its variance does not grow with depth (Radford et al. 2019, 2.3)."""
     return spec.init_scale / math.sqrt(2 * spec.layers)
 
 

@@ -198,10 +198,8 @@ class Stack(nn.Module):
         spec, offset = self.spec, self.spec.embedding.offset
         x = x * jnp.asarray(spec.scale.embed, x.dtype)
         if spec.positions == "learned":
-            shape, init = (
-                (spec.max_length + offset, spec.embed),
-                nn.initializers.normal(spec.init_scale),
-            )
+            shape = (spec.max_length + offset, spec.embed)
+            init = nn.initializers.normal(spec.init_scale)
             x = x + Table(shape, init, self.layout, name="positions")(positions + offset)
         if spec.embedding.norm:
             x = Normalize(spec.norm, name="embed_norm")(x)

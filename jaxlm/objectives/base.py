@@ -33,3 +33,5 @@ class Objective(NamedTuple):
 
     loss: Callable[["Forward", dict[str, Any], Batch, Array | None], Sums]
     """(forward, params, batch, a key per row or None) -> sums. No key: evaluation."""
+    structures: tuple[str, ...]
+    """ModelSpec.structure of those that it trains."""

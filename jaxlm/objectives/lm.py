@@ -38,7 +38,7 @@ def clm(*, z_loss: float, shards: int) -> Objective:
             },
         )
 
-    return Objective(loss)
+    return Objective(loss, structures=("decoder",))
 
 
 OBJECTIVES = {"clm": clm}

@@ -27,6 +27,7 @@ from jaxlm.inference.vocabulary import tables
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
+from jaxlm.objectives.base import Objective
 from jaxlm.objectives.lm import OBJECTIVES
 from jaxlm.observe import flops
 from jaxlm.observe.progress import Progress
@@ -94,9 +95,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     check_same(config, tokenizer, data, held)
     steps, rows = steps_of(config, data.rows_for)
     forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
-    objective = OBJECTIVES[config.objective.type](
-        z_loss=config.objective.z_loss, shards=layout.size("batch")
-    )
+    objective = make_objective(config, spec, layout)
     want = shapes(config, spec, layout)
     if config.optimizer.no_decay != AdamW().no_decay:  # the default's own need not all be there
         tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
@@ -188,6 +187,18 @@ def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None
             f"{config.length} is longer than model.max_length={spec.max_length}; "
             f"use length={spec.max_length} or less",
         )
+
+
+def make_objective(config: RunConfig, spec: ModelSpec, layout: Layout) -> Objective:
+    """The run's objective. Raises ConfigError for a model of another kind than those it trains."""
+    chosen = config.objective
+    objective = OBJECTIVES[chosen.type](z_loss=chosen.z_loss, shards=layout.size("batch"))
+    if spec.structure not in objective.structures or spec.head.labels:
+        have = "a classifier" if spec.head.labels else f"a model of structure={spec.structure}"
+        wanted = " or ".join(objective.structures)
+        what = f"{chosen.type} does not train {have}; use a {wanted} that scores ids"
+        raise ConfigError("objective.type", what)
+    return objective
 
 
 def check_batch(batch: int, microbatches: int, shards: int) -> None:

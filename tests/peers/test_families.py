@@ -97,7 +97,9 @@ def test_transformers_reads_what_the_tables_write(name, tmp_path):
     pieces, _ = matched(folder, open_tensors(folder.path), shapes)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "config.json").write_text(json.dumps(folder.family.config(folder.spec)))
+    made = folder.family.config(folder.spec)
+    config = {**made, "eos_token_id": 2, "pad_token_id": made["pad_token_id"] or 1}
+    (out / "config.json").write_text(json.dumps(config))
     file = {
         their_name: write(parts, [np.asarray(params[piece.leaf][piece.at]) for piece in parts])
         for their_name, parts in tensors(pieces).items()
