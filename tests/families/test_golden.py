@@ -3,15 +3,12 @@
 import json
 
 import jax
-import networks
 import pytest
 import tokenizers
 import typer.main
 from families import checks, golden
-from safetensors.numpy import save_file
 
 from jaxlm import cli
-from jaxlm.hub.load import load_params, open_folder
 from jaxlm.hub.save import save
 from jaxlm.text import tokenizer as text
 
@@ -41,18 +38,9 @@ def test_a_mesh_holds_shards_and_has_the_same_logits(name):
 
 
 def test_import_then_export_is_the_identity_in_every_type(name, tmp_path):
-    half, config = checks.in_file(name, "float16"), golden.folder(name) / "config.json"
-    save_file(half, tmp_path / "model.safetensors", {"format": "pt"})
-    (tmp_path / "config.json").write_bytes(config.read_bytes())
-    read = {
-        "bfloat16": checks.loaded(name),
-        "float16": load_params(open_folder(tmp_path), networks.layout()),
-        "float32": checks.model(name, **checks.MESH).params,
-    }
-    for dtype, params in read.items():
+    for dtype, params in checks.in_every_type(name, tmp_path).items():
         assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {dtype}
-        written = checks.written(params, checks.opened(name))
-        assert checks.bits(written) == checks.bits(checks.in_file(name, dtype))
+        assert checks.is_file(name, params, dtype)
 
 
 @pytest.fixture(scope="module")
