@@ -9,6 +9,7 @@ import jax
 import jaxlm
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.families.family import Family
+from jaxlm.families.heads import LM, SEQUENCE, TOKENS, head_of
 from jaxlm.hub.save import save
 from jaxlm.inference.run import Opened, read
 from jaxlm.models import lora
@@ -33,15 +34,27 @@ def export(source: str, out: str, *, dtype: str | None, max_shard_bytes: int) ->
     )
 
 
+USES = {
+    ("decoder", LM): ("text-generation", "AutoModelForCausalLM"),
+    ("encoder", LM): ("fill-mask", "AutoModelForMaskedLM"),
+    ("encoder-decoder", LM): ("text2text-generation", "AutoModelForSeq2SeqLM"),
+    SEQUENCE: ("text-classification", "AutoModelForSequenceClassification"),
+    TOKENS: ("token-classification", "AutoModelForTokenClassification"),
+}
+"""What the Hub calls a use, and the class of transformers for it, by structure and head."""
+
+
 def card(source: Path, model: Opened) -> str:
     """README.md: what the model is, how to load it, and the record of the run that made it."""
     numbers = sum(leaf.size for leaf in jax.tree.leaves(model.params))
     record = source / "record.json"
     kept: dict[str, Any] = json.loads(record.read_bytes()) if record.is_file() else {}
+    kind = head_of(model.spec)
+    use, auto = USES[(model.spec.structure, LM) if kind == LM else kind]
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {use}",
         "---",
         "",
         f"# {source.resolve().name}",
@@ -51,9 +64,9 @@ def card(source: Path, model: Opened) -> str:
         f"Written by jaxlm {jaxlm.__version__}.",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
-        'model = AutoModelForCausalLM.from_pretrained("PATH")',
+        f'model = {auto}.from_pretrained("PATH")',
         'tokenizer = AutoTokenizer.from_pretrained("PATH")',
         "```",
     ]
