@@ -264,7 +264,7 @@ class Beyond(Tokenizer):
     """A real one with one id beyond its vocabulary, as when files of two tokenizers are mixed."""
 
     file = "tokenizer.json"
-    vocab, bos, eos, pad, digest = 10, None, 0, 0, "beyond"  # pyright: ignore
+    vocab, bos, eos, pad, digest, names = 10, None, 0, 0, "beyond", {}  # pyright: ignore
 
     def __init__(self):
         super().__init__(b"", {})
