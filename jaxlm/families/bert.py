@@ -71,7 +71,7 @@ def labels(dense: str) -> tuple[Weight, ...]:
     """The scores of labels, by their name."""
     return (
         Weight("head/labels/kernel", f"{dense}.weight", "c e -> e c"),
-        Weight("head/bias", f"{dense}.bias"),
+        Weight("head/labels/bias", f"{dense}.bias"),
     )
 
 

@@ -26,6 +26,7 @@ AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("head/kernel", ("embed", "vocab")),
     ("head/bias", ("vocab",)),
     ("head/labels/kernel", ("embed", "whole")),
+    ("head/labels/bias", ("whole",)),
     ("head/transform/kernel", ("embed", "norm")),
     ("head/(transform/bias|norm/(scale|bias))", ("norm",)),
     ("(attn|cross)/[qkv]/lora_a", ("embed", "rank")),

@@ -1,5 +1,7 @@
 """From hidden states to scores: of the vocabulary, tied or not, or of a classifier's labels."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
-from jaxlm.models.layers import ACTIVATIONS, Dense, Kernel, Normalize, whole
+from jaxlm.models.layers import ACTIVATIONS, Dense, Normalize, whole
 from jaxlm.models.spec import VOCAB_MULTIPLE, ModelSpec
 
 ABSENT = -1e9
@@ -32,16 +34,24 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         spec, head, init = self.spec, self.spec.head, nn.initializers.normal(self.spec.init_scale)
-        if head.labels:
-            Kernel((spec.embed, head.labels), init, name="labels")()
-        elif not spec.tied:
-            self.param("kernel", init, (spec.embed, padded_vocab(spec)))
-        if head.bias:
-            self.param("bias", nn.initializers.zeros, (head.labels or padded_vocab(spec),))
+        if self.is_initializing():
+            self._declare(init)
         if head.transform != "none":
             square = (spec.embed,), (spec.embed,), self.dtype, head.transform_bias, spec.init_scale
             x = ACTIVATIONS[head.transform](Dense(*square, name="transform")(x))
         return Normalize(spec.norm, name="norm")(x) if head.norm else x
+
+    def _declare(self, init: Any) -> None:
+        """The leaves of the scores themselves."""
+        spec, head = self.spec, self.spec.head
+        if head.labels:
+            labels = (spec.embed,), (head.labels,), self.dtype, head.bias, spec.init_scale
+            Dense(*labels, name="labels")(jnp.zeros((1, spec.embed)))
+            return
+        if not spec.tied:
+            self.param("kernel", init, (spec.embed, padded_vocab(spec)))
+        if head.bias:
+            self.param("bias", nn.initializers.zeros, (padded_vocab(spec),))
 
 
 def select_head(params: Params, spec: ModelSpec) -> Params:
@@ -63,7 +73,7 @@ def logits(head: Params, x: Array, *, spec: ModelSpec, layout: Layout, dtype: DT
     x = x * jnp.asarray(spec.scale.output, x.dtype) if spec.scale.output != 1 else x
     if spec.head.labels:
         scores = product(x, own["labels"]["kernel"].T.astype(dtype))
-        return scores + whole(own["bias"], scores) if spec.head.bias else scores
+        return scores + whole(own["labels"]["bias"], scores) if spec.head.bias else scores
     kernel = head["embed"]["embedding"] if spec.tied else own["kernel"].T
     scores = product(x, kernel.astype(dtype))
     if spec.head.bias:
