@@ -78,7 +78,7 @@ def judged(
 def compare(a: Model, b: Model, text: str) -> dict[str, Any]:
     """How far apart two models are: see the names."""
     tokens, vocab = rows(a, text, b.spec), min(a.spec.vocab, b.spec.vocab)
-    special = [(m.tokenizer.bos, m.tokenizer.eos, m.tokenizer.pad) for m in (a, b)]
+    special = [(m.tokenizer.bos, m.tokenizer.ends, m.tokenizer.pad) for m in (a, b)]
     figures = apart(*(scores(m, tokens)[..., :vocab] for m in (a, b)))
     return {"tokens compared": tokens.shape[1], **figures} | {
         "tolerance": TOLERANCES[min(itemsize(a), itemsize(b))],

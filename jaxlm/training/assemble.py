@@ -16,7 +16,7 @@ from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed, tree
-from jaxlm.core.errors import ClusterError, ConfigError
+from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
@@ -175,7 +175,13 @@ def beginning(config: RunConfig, want: Params, voice: Progress) -> dict[str, str
 
 
 def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Refuse what JAX would clamp in silence: ids and positions beyond their tables."""
+    """Refuse what JAX would clamp in silence: ids and positions beyond their tables.
+
+    Raises CheckpointError where `init` came so, else ConfigError.
+    """
+    if spec.vocab < tokenizer.vocab and config.init:
+        what = f"its tokenizer has {tokenizer.vocab} ids, its model {spec.vocab}"
+        raise CheckpointError(config.init, what)
     if spec.vocab < tokenizer.vocab:
         raise ConfigError(
             "model.vocab",

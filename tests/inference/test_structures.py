@@ -72,3 +72,21 @@ def test_a_classifier_of_an_encoder_decoder_reads_the_text_twice(tmp_path):
     assert found.shape == (1, 2) and np.array_equal(found, right)
     padded = model.logits([[*IDS[0], 0, 0]], [[1, 1, 1, 1, 0, 0]])
     np.testing.assert_allclose(padded, found, atol=1e-5)
+
+
+def test_a_tokenizer_larger_than_the_model_is_a_bad_checkpoint_for_every_verb(tmp_path):
+    source = hubs.write(tmp_path / "in", "llama", vocab_size=200)
+    (tmp_path / "text.txt").write_text("some text\n" * 500)
+    for words in (
+        [
+            "train",
+            f"init={source}",
+            f"data.train={tmp_path}/text.txt",
+            f"run_dir={tmp_path}/run",
+            "steps=1",
+        ],
+        ["generate", str(source), "--prompt", "ab"],
+    ):
+        code, _, error = processes.run(*words)
+        assert code == 4, error
+        assert "its tokenizer has 270 ids, its model 200" in error.splitlines()[-1]
