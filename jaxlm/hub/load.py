@@ -5,6 +5,7 @@ ever in memory twice.
 """
 
 import functools
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
 from jaxlm.text.tokenizer import Tokenizer
 
+ALIGNED = 64
+"""Bytes at a multiple of which XLA wants arrays to begin."""
+BLOCK = 256
+"""Most of each axis that is copied at once: what is turned on the way stays in the cache."""
 COMPARED = 1 << 24
 """Elements compared at a time, where a file holds a tied head twice."""
 
@@ -173,17 +178,41 @@ def _leaf(
         spans = [one.indices(size)[:2] for one, size in zip(index, want.shape, strict=True)]
         key = tuple(spans)
         if key not in made:
-            made[key] = share = np.empty([stop - start for start, stop in spans], kind)
+            made[key] = share = _aligned([stop - start for start, stop in spans], kind)
             if len(slices) < math.prod(want.shape[:depth]):  # layers that have no such norm
                 share[...] = 0 if name.endswith("bias") else 1
             inner = tuple(slice(*span) for span in spans[depth:])
             for at, piece in slices.items():
                 if all(start <= i < stop for i, (start, stop) in zip(at, spans, strict=False)):
                     to = tuple(i - start for i, (start, _) in zip(at, spans, strict=False))
-                    tensor = tensors[files[piece.name]]
-                    share[to] = names.read(piece, tensor, want.shape[depth:], inner)
+                    _fill(share[(*to, ...)], piece, tensors[files[piece.name]], inner)
         parts.append(jax.device_put(made[key], device))
     return jax.make_array_from_single_device_arrays(want.shape, sharding, parts)
+
+
+def _aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
+    """Memory that a device of the CPU takes as its own: XLA copies what is not aligned."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    raw = np.empty(nbytes + ALIGNED, np.uint8)
+    start = -raw.ctypes.data % ALIGNED
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def _fill(out: np.ndarray, piece: Piece, tensor: np.ndarray, index: tuple[slice, ...]) -> None:
+    """Set `out` to `index` of the piece, and to zero what only pads the vocabulary."""
+    known = piece.parts[piece.part]
+    inside = tuple(
+        slice(min(one.start, size), min(one.stop, size))
+        for one, size in zip(index, known, strict=True)
+    )
+    part = names.read(piece, tensor, known, inside)
+    if part.shape != out.shape:
+        out[...] = 0
+    for corner in itertools.product(*(range(0, size, BLOCK) for size in part.shape)):
+        block = tuple(
+            slice(i, min(i + BLOCK, size)) for i, size in zip(corner, part.shape, strict=True)
+        )
+        out[block] = part[block]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

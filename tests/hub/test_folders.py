@@ -68,6 +68,20 @@ def test_what_was_written_is_read_bit_for_bit_on_any_mesh(written, mesh):
     assert sum(shards) < 0.4 * sum(whole) or not mesh
 
 
+def test_replicas_share_their_memory_until_they_are_donated(written):
+    out, spec, params = written
+    loaded = load_params(open_folder(out), networks.layout(data=2))
+    lies = jax.tree.map(lambda leaf: leaf.sharding, loaded)
+    double = jax.jit(
+        lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0, out_shardings=lies
+    )
+    twice = jax.tree.map(lambda x: 2 * x, params)
+    shards = [leaf.addressable_shards for leaf in jax.tree.leaves(double(loaded))]
+    for copy in zip(*shards, strict=True):
+        replica = jax.tree.unflatten(jax.tree.structure(loaded), [shard.data for shard in copy])
+        networks.assert_same(*(without_padding(p, spec.vocab) for p in (replica, twice)))
+
+
 def test_the_model_of_a_folder_has_the_logits_of_the_parameters(written, tokenizer):
     out, spec, params = written
     tokens = np.random.default_rng(0).integers(0, tokenizer.vocab, (2, 12))

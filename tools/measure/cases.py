@@ -151,6 +151,23 @@ CASES: dict[str, Case] = {
         {"sizes": [[4096, 512, 1408], [4096, 1408, 512], [4096, 512, 512], [256, 512, 32000]]},
         function="products",
     ),
+    "loading": FigureCase(
+        "anonymous memory while a folder of 1 GB is loaded, over the parameters' bytes",
+        "cpu",
+        {
+            "models": {
+                "bfloat16": _llama(12, 1536, 12, 6144, 32001, tied=False),
+                "float32": _llama(16, 1024, 16, 3072, 32000),
+            },
+            "files": [1, 5],
+        },
+        targets=tuple(
+            Target(f"ratio_{kind}_{files}", 1.4, False)
+            for kind in ("bfloat16", "float32")
+            for files in ("1_file", "5_files")
+        ),
+        function="loading",
+    ),
     "attention": FigureCase(
         "attention forward and backward by backend",
         "any",

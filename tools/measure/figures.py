@@ -26,6 +26,7 @@ from jaxlm.objectives.xent import cross_entropy
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
 from measure.jax_side import OPTIMIZER
+from measure.loading import loading
 from measure.pipe import Answer, serve
 from measure.products import products
 from measure.quickstart import quickstart
@@ -215,6 +216,7 @@ FUNCTIONS = {
     "data": data,
     "overhead": overhead,
     "attention": attention,
+    "loading": loading,
     "products": products,
     "quickstart": quickstart,
 }
