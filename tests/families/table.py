@@ -26,7 +26,8 @@ options and weights are off their defaults. `python tests/families/table.py` mak
 
 - import: config.json and the weights are read whole, on one device and sharded over 4 x 2 (fsdp x
   tensor).
-- export: every tensor comes back byte for byte, in the types that are named.
+- export: every tensor that transformers reads comes back byte for byte, in the types that are
+  named.
 - logits difference: from those of transformers {transformers}, as a share of the largest logit, in
   float32, the larger of one device and eight. The bound is 2e-4.
 - generate: greedy tokens with the cache of keys and values are those without it.

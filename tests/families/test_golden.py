@@ -9,6 +9,7 @@ import typer.main
 from families import checks, golden
 
 from jaxlm import cli
+from jaxlm.families import find
 from jaxlm.hub.save import save
 from jaxlm.text import tokenizer as text
 
@@ -24,6 +25,9 @@ def test_every_configuration_has_a_fixture_and_all_are_small():
     files = [file for file in (golden.HERE / "golden").rglob("*") if file.is_file()]
     assert {file.parent for file in files} == {golden.folder(name) for name in golden.NAMES}
     assert sum(file.stat().st_size for file in files) < 2_000_000
+    for name in golden.NAMES:
+        values = golden.values(name)
+        assert find(values).spec(values) == checks.opened(name).spec, f"make {name} again"
 
 
 def test_logits_are_those_that_transformers_computed(name):
