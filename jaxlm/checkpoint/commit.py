@@ -79,13 +79,21 @@ class Checkpoints:
         distributed.agree("checkpoint.space", lambda: self._check_space(2 * nbytes))
 
     def save(
-        self, step: int, params: Any, opt: Any, meta: dict[str, Any], score: float | None = None
+        self,
+        step: int,
+        params: Any,
+        opt: Any,
+        meta: dict[str, Any],
+        score: float | None = None,
+        *,
+        copy: bool = True,
     ) -> bool:
         """Start to save; training may go on, and donate these arrays, as soon as it returns.
 
         params, opt: trees of jax.Array, of what is to be written (leave a frozen base out and name
         it in meta). meta: anything JSON can hold; meta["position"], the data position, enters the
-        checkpoint's digest. score: lower is better. Returns False, with a warning, when a value is
+        checkpoint's digest. score: lower is better. copy: False for arrays that nobody donates, of
+        which the host then needs no second copy. Returns False, with a warning, when a value is
         NaN or infinite: such a state never becomes the newest good one. The same step with the same
         digest is not written again; steps newer than the restored one are set aside, and removed
         after the commit. Raises StorageError of the save before, once (call again to save this
@@ -117,7 +125,7 @@ class Checkpoints:
         if name is None:
             return True
         copied = threading.Event()
-        copies = {item: arrays.host_copy(part) for item, part in leaves.items()}
+        copies = {item: arrays.host_copy(part) if copy else part for item, part in leaves.items()}
         self._thread = threading.Thread(
             target=self._finish,
             args=(draft, copies, text, self.folder / name, copied),

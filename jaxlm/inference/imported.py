@@ -18,7 +18,7 @@ from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.hub import load as folders
-from jaxlm.hub.fetch import pinned
+from jaxlm.hub.fetch import local, pinned
 from jaxlm.hub.load import Folder
 from jaxlm.hub.save import check_dtype, whole
 from jaxlm.models.transformer import param_shapes
@@ -51,15 +51,29 @@ def import_folder(
         tokenizer.save(temporary / "tokenizer")
         checkpoints = Checkpoints(temporary / "checkpoints", warn=warn)
         params = folders.load_params(folder, Layout(make_mesh({}, jax.devices()[:1])), dtype)
-        if not checkpoints.save(0, params, {}, {"position": 0, "source": pinned(source)}):
+        meta = {"position": 0, "source": pinned(source)}
+        if not checkpoints.save(0, params, {}, meta, copy=False):
             raise CheckpointError(str(folder.path), "holds NaN or infinity; repair the weights")
         checkpoints.wait()
     return folder
 
 
 def is_imported(path: str | Path) -> bool:
-    """Whether `path` is what `import_folder` writes."""
-    return (Path(path) / KEPT / "config.json").is_file()
+    """Whether `path` is what `import_folder` writes; a run may keep the same configuration."""
+    return kept(path).is_file() and not (Path(path) / "config.yaml").is_file()
+
+
+def kept(path: str | Path) -> Path:
+    """Where an import, and a run that began with such a model, has the config.json it came with."""
+    return Path(path) / KEPT / "config.json"
+
+
+def keep(init: str, run: str | Path) -> None:
+    """Let a run have the config.json of what it starts from, if there is one: it leaves with it."""
+    source = local(init) / "config.json" if folders.is_folder(init) else kept(init)
+    if source.is_file():
+        kept(run).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, kept(run))
 
 
 def open_imported(path: str | Path) -> Folder:

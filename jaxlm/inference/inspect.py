@@ -70,7 +70,8 @@ def inspect(path: str | Path) -> Contents:
     run = open_run(path)
     leaves = tree.flatten(shapes(run.config, run.spec, layout))
     try:
-        family = families.fitting(run.spec)
+        began = imported.kept(path).is_file()
+        family = imported.open_imported(path).family if began else families.fitting(run.spec)
     except CheckpointError as error:
         return Contents("run", f"none: {error.what}", run.spec, _rows(leaves, ()))
     return Contents("run", family.model_type, run.spec, _rows(leaves, family.table(run.spec)))

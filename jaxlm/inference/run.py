@@ -103,7 +103,8 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
         return Opened(params, folder.spec, tokenizer, "auto", folder.config)
     run = open_run(path)
     _, params = load_params(run, layout, warn=warn)
-    return Opened(params, run.spec, run.tokenizer, run.config.compute_dtype, None)
+    config = imported.open_imported(path).config if imported.kept(path).is_file() else None
+    return Opened(params, run.spec, run.tokenizer, run.config.compute_dtype, config)
 
 
 def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:

@@ -18,6 +18,7 @@ from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub.fetch import is_newest, is_remote, local, pinned
+from jaxlm.inference.imported import keep
 from jaxlm.inference.run import Base, adapted, base_params, frozen_params, origin, shapes
 from jaxlm.inference.vocabulary import check_extends
 from jaxlm.models.axes import AXES
@@ -94,6 +95,8 @@ class Keeper:
         if config.init:
             params, self.base = base_params(config, self.layout, None, warn)
             _keep_base(config, int(self.base["step"]), warn)
+            if distributed.index() == 0:
+                keep(config.init, config.folder)
         else:
             dtype = jnp.dtype(config.param_dtype)
             params = init_params(spec, self.layout, jax.random.key(config.seed), dtype)

@@ -79,6 +79,20 @@ def test_every_verb_opens_an_import(tmp_path):
     assert code == errors.CHECKPOINT and "is an import and no run" in err
 
 
+def test_a_run_leaves_as_the_family_that_it_came_from(tmp_path):
+    """Without windows Mistral is a Llama; with its configuration it stays what it was."""
+    source = hubs.write(tmp_path / "source", "mistral", sliding_window=None)
+    own = [word for word in processes.words(tmp_path) if not word.startswith(("model.", "token"))]
+    code, _, err = processes.run(*own, f"init={source}", "steps=1", "param_dtype=bfloat16")
+    assert code == errors.DONE, err
+    export(f"{tmp_path}/run", f"{tmp_path}/out", dtype=None, max_shard_bytes=10**9)
+    before, after = (
+        json.loads((d / "config.json").read_text()) for d in (source, tmp_path / "out")
+    )
+    assert after == before | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    assert inspect(tmp_path / "run").family == "mistral"
+
+
 def test_sixteen_bits_on_request(tmp_path):
     source = hubs.write(tmp_path / "source", "gpt2")
     import_folder(str(source), f"{tmp_path}/in", dtype="bfloat16", warn=silent)
