@@ -59,7 +59,8 @@ class Theirs:
 
     def __init__(self, name):
         self.values = golden.values(name)
-        self.weights = golden.network(self.values).state_dict()
+        kind = type(golden.network(self.values))
+        self.weights = kind.from_pretrained(golden.folder(name), dtype="float32").state_dict()
         self.given = golden.inputs(name)[0][0]
         self.right = self.logits({})
         assert self.right is not None
