@@ -97,7 +97,6 @@ UNREAD = frozenset(
         "is_encoder_decoder",
         "normalize_embedding",
         "num_hidden_layers",
-        "output_past",
     }
 )
 """What is so in every BART, another name of encoder_layers, and how to generate."""

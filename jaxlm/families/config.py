@@ -24,12 +24,16 @@ ABOUT = {
     "auto_map",
     "dtype",
     "finetuning_task",
+    "is_llama_config",
     "model_type",
     "name_or_path",
     "prefix",
+    "sbert_ce_default_activation_function",
+    "sentence_transformers",
     "task_specific_params",
     "tokenizer_class",
     "torch_dtype",
+    "transformers.js_config",
     "transformers_version",
     "unsloth_fixed",
     "unsloth_version",
@@ -66,11 +70,14 @@ TRAINING = {
 
 RUNNING = {
     "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_flash_attn_2_enabled",
     "attn_implementation",
     "cache_implementation",
     "chunk_size_feed_forward",
     "output_attentions",
     "output_hidden_states",
+    "output_past",
     "pretraining_tp",
     "return_dict",
     "torchscript",
@@ -79,7 +86,7 @@ RUNNING = {
 }
 """How transformers runs it: the same numbers by another way, or more of them returned."""
 
-LABELS = {"classifier_dropout", "id2label", "label2id", "num_labels", "problem_type"}
+LABELS = {"_num_labels", "classifier_dropout", "id2label", "label2id", "num_labels", "problem_type"}
 """Of classifiers."""
 
 TOKENS = {
@@ -296,6 +303,9 @@ def build(config: Config, keys: Iterable[Key], fields: Fields) -> ModelSpec:
         shown = f"{theirs}: " if theirs else ""
         what = first["msg"].removeprefix("Value error, ")
         raise CheckpointError(config.where, f"{shown}{what}") from None
+    if spec.encoder.start >= spec.vocab:
+        what = f"decoder_start_token_id={spec.encoder.start} is none of the {spec.vocab} ids"
+        raise CheckpointError(config.where, what)
     turning = int(spec.head_dim * spec.rope.share)
     if spec.positions == "rope" and (turning < 2 or turning % 2):
         what = f"{turning} of the {spec.head_dim} dimensions of a head turn; an even number can"

@@ -46,6 +46,7 @@ IGNORED = (r"\.attn\.(bias|masked_bias)$",)
 UNREAD = frozenset(
     {
         "n_ctx",
+        "predict_special_tokens",
         "reorder_and_upcast_attn",
         "summary_activation",
         "summary_first_dropout",
@@ -54,7 +55,7 @@ UNREAD = frozenset(
         "summary_use_proj",
     }
 )
-"""An old name of n_positions, the order of operations in 16 bits, and another head's options."""
+"""An old name of n_positions, the order of operations in 16 bits, and what no head here has."""
 
 
 def fields(config: Config, known: Fields) -> Fields:

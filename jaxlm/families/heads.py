@@ -26,7 +26,7 @@ def read_head(config: Config, classes: Mapping[str, str]) -> str:
     if not given:
         return LM
     name = given[0] if isinstance(given, list) and len(given) == 1 else ""
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise config.error("architectures", f"is not supported; known are {', '.join(classes)}")
     return classes[name]
 

@@ -83,7 +83,7 @@ COPIES = {
     "decoder.embed_tokens.weight": "shared.weight",
     "lm_head.weight": "shared.weight",
 }
-UNREAD = frozenset({"is_encoder_decoder", "n_positions", "output_past"})
+UNREAD = frozenset({"is_encoder_decoder", "n_positions"})
 """What is so in every T5, and the length of training."""
 
 

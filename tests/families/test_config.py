@@ -57,6 +57,20 @@ def test_old_files_are_read(values):
     assert isinstance(spec, ModelSpec) and spec.vocab == values["vocab_size"]
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("gpt2", {"n_special": 0, "predict_special_tokens": True, "_num_labels": 1}),
+        ("llama", {"is_llama_config": True, "rope_interleaved": False}),
+        ("llama", {"transformers.js_config": {"dtype": "q4"}, "_flash_attn_2_enabled": True}),
+        ("gemma2", {"_attn_implementation_autoset": True}),
+        ("bert", {"output_past": True, "sentence_transformers": {"version": "4.1.0"}}),
+    ],
+)
+def test_what_files_of_the_hub_say_besides_changes_nothing(name, more):
+    assert find(CONFIGS[name]).spec(CONFIGS[name] | more) == find(CONFIGS[name]).spec(CONFIGS[name])
+
+
 def test_dialects_that_disagree_are_refused():
     theirs = FAMILIES["llama"].config(FAMILIES["llama"].spec(CONFIGS["llama"]))
     assert "rope_theta" in refused(theirs | {"rope_theta": 7.0})
@@ -96,6 +110,8 @@ def test_a_key_that_nobody_reads_is_named_unless_it_is_empty():
         ("mistral", "sliding_window", 0),
         ("gpt2", "n_inner", 0),
         ("llama", "rope_theta", 0.0),
+        ("t5", "decoder_start_token_id", 10**6),
+        ("bert", "architectures", [["BertForMaskedLM"]]),
     ],
 )
 def test_an_option_that_is_not_supported_is_named(name, key, value):
