@@ -35,6 +35,7 @@ ALIGNED = 64
 """Bytes at a multiple of which XLA wants arrays to begin."""
 BLOCK = 256
 """Most of each axis that is copied at once: what is turned on the way stays in the cache."""
+FLOATS = "float32, bfloat16 or float16"
 COMPARED = 1 << 24
 """Elements compared at a time, where a file holds a tied head twice."""
 
@@ -68,7 +69,7 @@ def open_folder(path: str | Path) -> Folder:
         config = json.loads(where.read_bytes())
     except OSError as error:
         raise CheckpointError(str(where), f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(str(where), f"not JSON: {error}; download it again") from None
     if not isinstance(config, dict):
         raise CheckpointError(str(where), "an object is meant, with keys such as model_type")
@@ -87,8 +88,8 @@ def check_tokenizer(folder: Folder, tokenizer: Tokenizer) -> None:
 def load_params(folder: Folder, layout: Layout, dtype: DTypeLike | None = None) -> Params:
     """Every parameter, on the mesh of `layout`; in the file's own types unless `dtype` says other.
 
-    Raises CheckpointError naming tensors that are missing, that no parameter takes, or that have
-    another shape than config.json gives them.
+    Raises CheckpointError naming tensors that are missing, that no parameter takes, that have
+    another shape than config.json gives them, or a type that is not one of weights.
     """
     tensors = open_tensors(folder.path)
     shapes = tree.flatten(param_shapes(folder.spec, layout, jnp.float32))
@@ -110,8 +111,8 @@ def matched(
 ) -> tuple[list[Piece], dict[str, str]]:
     """(the slices of every leaf, the table's name of a tensor -> the file's).
 
-    Only headers are read. Raises CheckpointError when a leaf stays empty, or a tensor is left over
-    or has another shape.
+    Only headers are read. Raises CheckpointError when a leaf stays empty, or a tensor is left over,
+    has another shape or a type that is not one of weights.
     """
     family, where = folder.family, str(folder.path)
     pieces = names.expand(family.table(folder.spec), shapes, folder.spec.vocab)
@@ -136,9 +137,12 @@ def matched(
             "correct config.json or remove the tensor",
         )
     for name, parts in names.tensors(pieces).items():
-        found, wanted = tensors.table[files[name]].shape, names.their_shape(parts[0])
-        if found != wanted:
-            what = f"has the shape {list(found)}; the configuration makes it {list(wanted)}"
+        stored, wanted = tensors.table[files[name]], names.their_shape(parts[0])
+        if stored.shape != wanted:
+            what = f"has the shape {list(stored.shape)}; the configuration makes it {list(wanted)}"
+            raise CheckpointError(f"{where}: {files[name]}", what)
+        if not jnp.issubdtype(stored.dtype, jnp.floating):
+            what = f"holds {stored.dtype}, which is no type of weights; store it as {FLOATS}"
             raise CheckpointError(f"{where}: {files[name]}", what)
     return pieces, files
 
@@ -170,8 +174,12 @@ def _leaf(
     depth = len(next(iter(slices)))
     stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
     kind = functools.reduce(jnp.promote_types, stored)  # layers in several types: nothing is lost
-    if dtype is not None and jnp.issubdtype(kind, jnp.floating):
+    if dtype is not None:
         kind = jnp.dtype(dtype)
+    elif kind == np.float64:
+        what = "holds float64, which is rounded only where it is asked for"
+        first = files[next(iter(slices.values())).name]
+        raise CheckpointError(first, f"{what}; run jaxlm convert import with --dtype float32")
     made: dict[Any, np.ndarray] = {}
     parts = []
     for device, index in sharding.addressable_devices_indices_map(want.shape).items():

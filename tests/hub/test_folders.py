@@ -11,6 +11,7 @@ import networks
 import numpy as np
 import processes
 import pytest
+from safetensors.numpy import save_file
 
 import jaxlm
 from jaxlm.core import errors, tree
@@ -117,6 +118,28 @@ def test_sixteen_bits_stay_sixteen_bits(tokenizer, tmp_path, dtype):
     loaded = load_params(open_folder(out), networks.layout())
     assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded)} == {dtype}
     assert json.loads((out / "config.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [("int8", "holds int8, which is no type of weights"), ("float64", "rounded only where")],
+)
+def test_weights_that_jax_would_take_for_others_are_refused(tokenizer, tmp_path, kind, line):
+    spec, out = spec_of("llama", tokenizer.vocab), tmp_path / "out"
+    save(out, networks.params(spec), spec, tokenizer, max_shard_bytes=BIG)
+    tensors = {name: array.astype(kind) for name, array in open_tensors(out).items()}
+    save_file(tensors, out / "model.safetensors")
+    with pytest.raises(CheckpointError, match=line):
+        load_params(open_folder(out), networks.layout())
+    if kind == "float64":
+        loaded = load_params(open_folder(out), networks.layout(), jnp.float32)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded)} == {"float32"}
+
+
+def test_a_configuration_that_nests_without_end_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="not JSON"):
+        open_folder(tmp_path)
 
 
 def test_a_run_starts_from_a_folder_and_generates(tmp_path, tokenizer):
