@@ -68,7 +68,7 @@ def test_the_verb_verifies_what_was_exported(name, tokenizer, tmp_path, capsys):
         (theirs / file).symlink_to(golden.folder(name) / file)
     folder = checks.opened(name)
     how = {"max_shard_bytes": 10**9, "config": folder.config}
-    save(ours, checks.loaded(name), folder.spec, tokenizer, **how)
+    save(ours, checks.loaded(name), folder.spec, text.load(theirs), **how)
     (tmp_path / "text").write_text(TEXT)
     words = ["verify", str(theirs), str(ours), "--receipt", str(tmp_path)]
     command = typer.main.get_command(cli.app)
