@@ -26,7 +26,7 @@ from jaxlm.families import names
 from jaxlm.families.family import Family
 from jaxlm.families.names import Piece
 from jaxlm.hub.fetch import is_remote, local
-from jaxlm.hub.tensors import Tensors, open_tensors
+from jaxlm.hub.tensors import Tensors, open_tensors, set_cast
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
 from jaxlm.text.tokenizer import Tokenizer
@@ -207,7 +207,10 @@ def _aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
 
 
 def _fill(out: np.ndarray, piece: Piece, tensor: np.ndarray, index: tuple[slice, ...]) -> None:
-    """Set `out` to `index` of the piece, and to zero what only pads the vocabulary."""
+    """Set `out` to `index` of the piece, and to zero what only pads the vocabulary.
+
+    Raises CheckpointError as `set_cast` does.
+    """
     known = piece.parts[piece.part]
     inside = tuple(
         slice(min(one.start, size), min(one.stop, size))
@@ -220,7 +223,7 @@ def _fill(out: np.ndarray, piece: Piece, tensor: np.ndarray, index: tuple[slice,
         block = tuple(
             slice(i, min(i + BLOCK, size)) for i, size in zip(corner, part.shape, strict=True)
         )
-        out[block] = part[block]
+        set_cast(out[block], part[block], piece.name)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

@@ -21,6 +21,7 @@ from jaxlm.families import names
 from jaxlm.families.family import Family
 from jaxlm.families.names import Piece
 from jaxlm.hub.shards import Lazy, write_tensors
+from jaxlm.hub.tensors import set_cast
 from jaxlm.models.spec import ModelSpec
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -44,8 +45,8 @@ def save(
 
     dtype: of the weights; their own by default. config: the config.json that the model came with,
     whose family and other keys stay. card: the text of README.md. Raises ConfigError when `out`
-    exists or the type is none of DTYPES, CheckpointError when no family has this architecture,
-    StorageError when the disk is full.
+    exists or the type is none of DTYPES, CheckpointError when no family has this architecture or a
+    number is beyond the type, StorageError when the disk is full.
     """
     check_dtype(dtype)
     family = families.find(config) if config else families.fitting(spec)
@@ -77,7 +78,12 @@ def _tensor(pieces: list[Piece], leaves: dict[str, jax.Array], dtype: DTypeLike 
 
     def make() -> np.ndarray:
         slices = [np.asarray(leaves[piece.leaf][piece.at]) for piece in pieces]
-        return names.write(pieces, slices).astype(kind, copy=False)
+        made = names.write(pieces, slices)
+        if made.dtype == kind:
+            return made
+        cast = np.empty(made.shape, kind)
+        set_cast(cast, made, pieces[0].name)
+        return cast
 
     return Lazy(names.their_shape(pieces[0]), kind, make)
 

@@ -81,6 +81,14 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def set_cast(out: np.ndarray, values: np.ndarray, name: str) -> None:
+    """out[...] = values. Raises CheckpointError for numbers that float16 would make infinite."""
+    with np.errstate(over="ignore"):
+        out[...] = values
+    if out.dtype == np.float16 != values.dtype and np.isinf(out).any():
+        raise CheckpointError(name, "holds numbers beyond float16's 65504; use bfloat16")
+
+
 class Tensors(Mapping[str, np.ndarray]):
     """Arrays by name, each a read-only view of its file: the disk is read where one looks.
 

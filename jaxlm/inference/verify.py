@@ -14,7 +14,7 @@ from jaxlm import families
 from jaxlm.checkpoint.digest import digests
 from jaxlm.checkpoint.manifest import chain
 from jaxlm.core import tree
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import DataError, StorageError
 from jaxlm.inference.model import Model, load
 from jaxlm.models.spec import ModelSpec
 
@@ -43,8 +43,8 @@ def verify(
 
     text: to compare on; TEXT by default. receipt: the folder that gets receipt.json. Returns what
     it holds: both sides with digests, versions, figures, verdict (`equal` or `different`) and, when
-    they differ, the reason. Raises CheckpointError and DataError as `load` does, and DataError for
-    a text of fewer than two tokens.
+    they differ, the reason. Raises CheckpointError and DataError as `load` does, DataError for a
+    text of fewer than two tokens, and StorageError where no receipt can be written.
     """
     text = TEXT if text is None else text
     first, second = load(a), load(b)
@@ -71,7 +71,12 @@ def judged(
     }
     if receipt is not None:
         body = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-        (receipt / FILE).write_text(body, encoding="utf-8")
+        try:
+            receipt.mkdir(parents=True, exist_ok=True)
+            (receipt / FILE).write_text(body, encoding="utf-8")
+        except OSError as error:
+            what = f"{FILE} cannot be written: {error.strerror}; name another folder"
+            raise StorageError(str(receipt), what) from error
     return found
 
 

@@ -136,6 +136,17 @@ def test_weights_that_jax_would_take_for_others_are_refused(tokenizer, tmp_path,
         assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded)} == {"float32"}
 
 
+def test_numbers_beyond_float16_are_refused_not_made_infinite(tokenizer, tmp_path):
+    spec, out = spec_of("llama", tokenizer.vocab), tmp_path / "out"
+    params = jax.tree.map(lambda leaf: leaf.astype("bfloat16") * 1e6, networks.params(spec))
+    with pytest.raises(CheckpointError, match="beyond float16"):
+        save(tmp_path / "half", params, spec, tokenizer, dtype="float16", max_shard_bytes=BIG)
+    assert os.listdir(tmp_path) == []
+    save(out, params, spec, tokenizer, max_shard_bytes=BIG)
+    with pytest.raises(CheckpointError, match="beyond float16"):
+        load_params(open_folder(out), networks.layout(), jnp.float16)
+
+
 def test_a_configuration_that_nests_without_end_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text("[" * 200_000)
     with pytest.raises(CheckpointError, match="not JSON"):

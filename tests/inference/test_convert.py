@@ -68,6 +68,11 @@ def test_another_model_is_told_apart(exported):
         (("export", "{}/run", "{}/new", "--dtype", "int8"), errors.CONFIG, "is no type of weights"),
         (("export", "{}/run", "{}/new", "--max-shard-size", "x"), errors.CONFIG, "is no size"),
         (("verify", "{}/run", "{}/out", "--text", "{}/none"), errors.CONFIG, "--text"),
+        (
+            ("verify", "{}/out", "{}/out", "--receipt", "{}/run/config.yaml"),
+            errors.STORAGE,
+            "receipt.json cannot be written",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(exported, words, code, line):
