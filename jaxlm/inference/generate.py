@@ -43,45 +43,63 @@ class Generator:
     ) -> Iterator[np.ndarray]:
         """Yield the next token of every prompt, int32 [B], `max_tokens` times.
 
+        The cache changes no token, but of a dynamic rope beyond its trained length: as in
+        transformers, what the cache holds is not turned again for every longer row.
+
         prompts: token ids, of any lengths. A row's tokens depend on its own prompt, its index and
         the seed. Raises ConfigError when a prompt is empty or what is asked for does not fit the
         model's positions.
         """
         check(max_tokens, temperature, top_p, top_k, seed)
         longest = self._check_prompts(prompts, max_tokens)
-        width = min(-(-longest // STEPS) * STEPS, self._spec.max_length)
-        source = None
+        width, source = self._width(longest), None
         if self._spec.structure == "encoder-decoder":
             source = _source(prompts, width)
             prompts, width = [[self._spec.encoder.start]] * len(prompts), 1
-        tokens = np.zeros((len(prompts), width), np.int32)
-        real = np.zeros((len(prompts), width), bool)
-        for row, prompt in enumerate(prompts):  # on the left, so that every row ends together
-            tokens[row, width - len(prompt) :] = prompt
-            real[row, width - len(prompt) :] = True
-        size = width + -(-max_tokens // STEPS) * STEPS
         how = (
             jnp.float32(temperature),
             jnp.float32(top_p),
             jnp.int32(min(top_k, self._spec.vocab)),
         )
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(len(prompts)))
-        token, cache = self._prefill(params, tokens, real, source, keys, how, size=size)
+        size = width + -(-max_tokens // STEPS) * STEPS
+        first = partial(self._prefill, params, keys=keys, how=how)
+        start = jnp.int32(0), *_left(prompts, width), source
+        token, cache = first(*start, size=size)
+        said: list[np.ndarray] = []
         for count in range(1, max_tokens):
-            ahead = self._next(params, cache, token, keys, jnp.int32(count), how)
-            yield np.asarray(token)  # while the device works on the next
+            if longest + count == self._turning:  # what was read before turns otherwise now
+                new = np.stack([*said, np.asarray(token)], axis=1).tolist()
+                so_far = [[*row, *more] for row, more in zip(prompts, new, strict=True)]
+                width = self._width(longest + count)
+                size = width + -(-(max_tokens - count) // STEPS) * STEPS
+                ahead = first(jnp.int32(count), *_left(so_far, width), None, size=size)
+            else:
+                ahead = self._next(params, cache, token, keys, jnp.int32(count), how)
+            said.append(np.asarray(token))  # while the device works on the next
+            yield said[-1]
             token, cache = ahead
         yield np.asarray(token)
+
+    @property
+    def _turning(self) -> int:
+        """The length at which a decoder's longrope changes its factors; 0: it has none."""
+        rope, alone = self._spec.rope, self._spec.structure == "decoder"
+        return rope.original_length + 1 if rope.scaling == "longrope" and alone else 0
+
+    def _width(self, length: int) -> int:
+        return min(-(-length // STEPS) * STEPS, self._spec.max_length)
 
     def _first(
         self,
         params: Params,
+        count: Array,
         tokens: Array,
         real: Array,
         source: Batch | None,
+        *,
         keys: Array,
         how: tuple,
-        *,
         size: int,
     ) -> tuple[Array, Cache]:
         spec, batch = self._spec, {"tokens": tokens, "positions": tokens, **(source or {})}
@@ -95,7 +113,7 @@ class Generator:
             dtype,
         )
         scores, cache = self._forward.decode(params, tokens, cache._replace(incoming=real), source)
-        return self._draw(scores, keys, jnp.int32(0), how), cache
+        return self._draw(scores, keys, count, how), cache
 
     def _one(
         self, params: Params, cache: Cache, token: Array, keys: Array, count: Array, how: tuple
@@ -131,6 +149,16 @@ class Generator:
                 f"positions; {advice}",
             )
         return longest
+
+
+def _left(prompts: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows [B, width] int32, which of their tokens are real), so that all rows end together."""
+    tokens = np.zeros((len(prompts), width), np.int32)
+    real = np.zeros((len(prompts), width), bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :] = prompt
+        real[row, width - len(prompt) :] = True
+    return tokens, real
 
 
 def _source(prompts: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:

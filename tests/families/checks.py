@@ -100,9 +100,9 @@ def generates(name):
 def room(name):
     """How long a row may be where the cache may change no token.
 
-    A rope whose waves depend on the length turns what comes later otherwise, and what the cache
-    holds not again, here as in transformers: so rows of a dynamic one stay within the trained
-    length, and in `starts` those of a longrope begin beyond it.
+    A rope whose waves depend on the length turns what comes later otherwise. What the cache holds
+    of a dynamic one is not turned again, here as in transformers: rows stay within the trained
+    length. Those of a longrope begin beyond it in `starts`, as every row of `without_cache` is.
     """
     rope = opened(name).spec.rope
     return rope.original_length if rope.scaling == "dynamic" else golden.LENGTH
