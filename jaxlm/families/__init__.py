@@ -29,6 +29,7 @@ from jaxlm.families import (
 )
 from jaxlm.families.config import TRAINING, brief
 from jaxlm.families.family import Family
+from jaxlm.families.heads import NONE
 from jaxlm.families.rope import USED
 from jaxlm.models.spec import Experts, ModelSpec, Relative, Rope, Window
 
@@ -75,6 +76,10 @@ def notes(values: Mapping[str, Any]) -> list[str]:
     lines = []
     if values.get("auto_map"):
         lines.append("auto_map is ignored: no code from a model's folder is run")
+    family = FAMILIES.get(str(values.get("model_type")))
+    bare = family.classifiers.get(NONE) if family else None
+    if bare and values.get("architectures") == [bare]:
+        lines.append(f"{bare} has no head: its hidden states are what it gives")
     for key in sorted(key for key in TRAINING if "drop" in key):
         if values.get(key):
             what = "is ignored: model.dropout sets what training drops"

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, SEQUENCE, TOKENS, head_of, read_head, read_labels
+from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head, read_labels
 from jaxlm.families.names import Weight
 from jaxlm.models.spec import ModelSpec
 
@@ -91,16 +91,19 @@ HEADS = {
     ),
     SEQUENCE: (*transform("bert.pooler.dense"), *labels("classifier")),
     TOKENS: labels("classifier"),
+    NONE: (),
 }
 CLASSES = {
     "BertForMaskedLM": LM,
     "BertForPreTraining": LM,
     "BertForSequenceClassification": SEQUENCE,
     "BertForTokenClassification": TOKENS,
+    "BertModel": NONE,
 }
 CLASSIFIERS = {
     SEQUENCE: "BertForSequenceClassification",
     TOKENS: "BertForTokenClassification",
+    NONE: "BertModel",
 }
 IGNORED = (
     r"^cls\.seq_relationship\.",
@@ -150,6 +153,8 @@ def check_absolute(config: Config) -> None:
 
 def read_classifier(config: Config, kind: str, activation: str) -> Fields:
     """The head of each kind: the transform's nonlinearity is `activation` in a masked LM."""
+    if kind == NONE:
+        return {}
     if kind == LM:
         return {"head.transform": activation, "head.norm": True, "head.bias": True}
     pooled = {"head.pool": "first", "head.transform": "tanh"} if kind == SEQUENCE else {}

@@ -7,13 +7,16 @@ from jaxlm.families.config import Config, Fields
 from jaxlm.models.spec import ModelSpec
 
 LM, SEQUENCE, TOKENS = "language modelling", "sequence classification", "token classification"
-"""Kinds of heads: a score for each id, for each label of a sequence, or of each of its tokens."""
+NONE = "no head"
+"""Kinds of heads: a score for each id, for each label of a sequence, or of each of its tokens; and
+an encoder without one, whose hidden states are what it is for."""
 
 
 def head_of(spec: ModelSpec) -> str:
     """The kind of a spec's head."""
     if not spec.head.labels:
-        return LM
+        bare = spec.structure == "encoder" and spec.head.transform == "none"
+        return NONE if bare else LM
     return TOKENS if spec.head.pool == "none" else SEQUENCE
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from jaxlm.families import bert
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, SEQUENCE, TOKENS, head_of, read_head, read_labels
+from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head, read_labels
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import Dialect, read_layered, write_layered
 from jaxlm.families.windows import read_types, sliding_layers, window, write_types
@@ -55,21 +55,28 @@ WEIGHTS = (
     Weight("encoder/blocks/mlp/down/kernel", f"{_LAYER}.mlp.Wo.weight", "e f -> f e"),
     Weight("encoder/blocks/mlp/down/bias", f"{_LAYER}.mlp.Wo.bias"),
     *_norm("encoder/final_norm", "model.final_norm"),
-    *bert.transform("head.dense"),
-    *_norm("head/norm", "head.norm"),
 )
-SCORES = (
-    Weight("head/kernel", "decoder.weight", "v e -> e v"),
-    Weight("head/bias", "decoder.bias", "v -> v"),
-)
+_DENSE = (*bert.transform("head.dense"), *_norm("head/norm", "head.norm"))
+HEADS = {
+    LM: (
+        *_DENSE,
+        Weight("head/kernel", "decoder.weight", "v e -> e v"),
+        Weight("head/bias", "decoder.bias", "v -> v"),
+    ),
+    SEQUENCE: (*_DENSE, *bert.labels("classifier")),
+    TOKENS: (*_DENSE, *bert.labels("classifier")),
+    NONE: (),
+}
 CLASSES = {
     "ModernBertForMaskedLM": LM,
     "ModernBertForSequenceClassification": SEQUENCE,
     "ModernBertForTokenClassification": TOKENS,
+    "ModernBertModel": NONE,
 }
 CLASSIFIERS = {
     SEQUENCE: "ModernBertForSequenceClassification",
     TOKENS: "ModernBertForTokenClassification",
+    NONE: "ModernBertModel",
 }
 POOLS = {"cls": "first", "mean": "mean"}
 UNREAD = frozenset(
@@ -131,6 +138,8 @@ def _head(config: Config) -> Fields:
         "head.norm": True,
     }
     scored = config.get("decoder_bias", True)
+    if kind == NONE:
+        return {}
     if kind == LM:
         return found | {"head.bias": scored}
     return found | read_labels(config) | ({"head.pool": POOLS[pool]} if kind == SEQUENCE else {})
@@ -148,7 +157,7 @@ def others(spec: ModelSpec) -> dict[str, Any]:
         "local_attention": 2 * max(spec.window.size - 1, 0) or 128,
         "layer_types": write_types(spec),
         PATTERN: every,
-        "classifier_activation": their_activation(spec, head.transform),
+        "classifier_activation": their_activation(spec, head.transform) if head.norm else "gelu",
         "classifier_bias": head.transform_bias,
         "classifier_pooling": theirs.get(head.pool, "cls"),
         "decoder_bias": head.bias,
@@ -165,5 +174,5 @@ FAMILY = Family(
     WEIGHTS,
     neutral=UNREAD,
     classifiers=CLASSIFIERS,
-    more=lambda spec: SCORES if head_of(spec) == LM else bert.labels("classifier"),
+    more=lambda spec: HEADS[head_of(spec)],
 )

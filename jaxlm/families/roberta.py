@@ -5,7 +5,7 @@ from typing import Any
 from jaxlm.families import bert
 from jaxlm.families.config import Config, Fields, Key, read_activation
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, SEQUENCE, TOKENS, head_of, read_head
+from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head
 from jaxlm.families.names import Weight
 from jaxlm.models.spec import ModelSpec
 
@@ -22,15 +22,18 @@ HEADS = {
     ),
     SEQUENCE: (*bert.transform("classifier.dense"), *bert.labels("classifier.out_proj")),
     TOKENS: bert.labels("classifier"),
+    NONE: (),
 }
 CLASSES = {
     "RobertaForMaskedLM": LM,
     "RobertaForSequenceClassification": SEQUENCE,
     "RobertaForTokenClassification": TOKENS,
+    "RobertaModel": NONE,
 }
 CLASSIFIERS = {
     SEQUENCE: "RobertaForSequenceClassification",
     TOKENS: "RobertaForTokenClassification",
+    NONE: "RobertaModel",
 }
 IGNORED = (r"^lm_head\.bias$", r"^roberta\.pooler\.", r"\.position_ids$")
 

@@ -29,6 +29,7 @@ from jaxlm.hub.fetch import is_remote, local
 from jaxlm.hub.tensors import Tensors, open_tensors, set_cast
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
+from jaxlm.text import files
 from jaxlm.text.tokenizer import Tokenizer
 
 ALIGNED = 64
@@ -47,6 +48,8 @@ class Folder:
     path: Path
     config: dict[str, Any]
     """config.json as it is."""
+    generation: dict[str, Any]
+    """generation_config.json as it is; empty when there is none."""
     family: Family
     spec: ModelSpec
     notes: tuple[str, ...]
@@ -75,7 +78,8 @@ def open_folder(path: str | Path) -> Folder:
         raise CheckpointError(str(where), "an object is meant, with keys such as model_type")
     family = families.find(config, str(where))
     spec = family.spec(config, str(where))
-    return Folder(path, config, family, spec, tuple(families.notes(config)))
+    generation = files.read_json(path / files.GENERATION)
+    return Folder(path, config, generation, family, spec, tuple(families.notes(config)))
 
 
 def check_tokenizer(folder: Folder, tokenizer: Tokenizer) -> None:

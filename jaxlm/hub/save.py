@@ -39,12 +39,14 @@ def save(
     dtype: str | None = None,
     max_shard_bytes: int,
     config: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
     card: str = "",
 ) -> Family:
     """Write config.json, generation_config.json, weights, tokenizer and README.md into `out`.
 
     dtype: of the weights; their own by default. config: the config.json that the model came with,
-    whose family and other keys stay. card: the text of README.md. Raises ConfigError when `out`
+    whose family and other keys stay. generation: the generation_config.json that it came with,
+    whose keys but ids stay. card: the text of README.md. Raises ConfigError when `out`
     exists or the type is none of DTYPES, CheckpointError when no family has this architecture or a
     number is beyond the type, StorageError when the disk is full.
     """
@@ -54,7 +56,7 @@ def save(
     kind = dtype or _widest(tensors)
     with whole(out) as folder:
         _write(folder / "config.json", _config(config, family, spec, tokenizer, kind))
-        _write(folder / "generation_config.json", _generation(tokenizer, spec))
+        _write(folder / "generation_config.json", _generation(generation, tokenizer, spec))
         tokenizer.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
@@ -117,10 +119,12 @@ def _config(
     return made | dict.fromkeys(named or ["torch_dtype", "dtype"], kind)
 
 
-def _generation(tokenizer: Tokenizer, spec: ModelSpec) -> dict[str, Any]:
+def _generation(
+    given: Mapping[str, Any] | None, tokenizer: Tokenizer, spec: ModelSpec
+) -> dict[str, Any]:
     pair = spec.structure == "encoder-decoder"
     start = {"decoder_start_token_id": spec.encoder.start} if pair else {}
-    return {"_from_model_config": False, **_ids(tokenizer), **start}
+    return {**(given or {"_from_model_config": False}), **_ids(tokenizer), **start}
 
 
 def _ids(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax
 import jaxlm
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, SEQUENCE, TOKENS, head_of
+from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of
 from jaxlm.hub.save import save
 from jaxlm.inference.run import Opened, read
 from jaxlm.models import lora
@@ -30,6 +30,7 @@ def export(source: str, out: str, *, dtype: str | None, max_shard_bytes: int) ->
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
         config=model.config,
+        generation=model.generation,
         card=card(Path(source), model),
     )
 
@@ -40,6 +41,7 @@ USES = {
     ("encoder-decoder", LM): ("text2text-generation", "AutoModelForSeq2SeqLM"),
     SEQUENCE: ("text-classification", "AutoModelForSequenceClassification"),
     TOKENS: ("token-classification", "AutoModelForTokenClassification"),
+    NONE: ("feature-extraction", "AutoModel"),
 }
 """What the Hub calls a use, and the class of transformers for it, by structure and head."""
 

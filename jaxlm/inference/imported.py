@@ -23,6 +23,7 @@ from jaxlm.hub.load import Folder
 from jaxlm.hub.save import check_dtype, whole
 from jaxlm.models.transformer import param_shapes
 from jaxlm.text import tokenizer as tokenizers
+from jaxlm.text.files import GENERATION
 
 KEPT = "huggingface"
 """The folder in an import that holds config.json."""
@@ -46,8 +47,7 @@ def import_folder(
     for note in folder.notes:
         warn(note)
     with whole(out) as temporary:
-        (temporary / KEPT).mkdir()
-        shutil.copyfile(folder.path / "config.json", temporary / KEPT / "config.json")
+        _copy(folder.path, temporary)
         tokenizer.save(temporary / "tokenizer")
         checkpoints = Checkpoints(temporary / "checkpoints", warn=warn)
         params = folders.load_params(folder, Layout(make_mesh({}, jax.devices()[:1])), dtype)
@@ -70,10 +70,17 @@ def kept(path: str | Path) -> Path:
 
 def keep(init: str, run: str | Path) -> None:
     """Let a run have the config.json of what it starts from, if there is one: it leaves with it."""
-    source = local(init) / "config.json" if folders.is_folder(init) else kept(init)
-    if source.is_file():
-        kept(run).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, kept(run))
+    source = local(init) if folders.is_folder(init) else kept(init).parent
+    if (source / "config.json").is_file():
+        _copy(source, Path(run))
+
+
+def _copy(source: Path, out: Path) -> None:
+    """What a model came with besides weights and tokenizer."""
+    (out / KEPT).mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", GENERATION):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / KEPT / name)
 
 
 def open_imported(path: str | Path) -> Folder:

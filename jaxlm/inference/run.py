@@ -80,6 +80,8 @@ class Opened:
     """As a run's key of that name."""
     config: dict[str, Any] | None
     """The config.json that it came with, if it did."""
+    generation: dict[str, Any]
+    """And generation_config.json; empty when there is none."""
 
 
 def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stderr) -> Opened:
@@ -95,16 +97,17 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
         for note in folder.notes:
             warn(note)
         params = folders.load_params(folder, layout)
-        return Opened(params, folder.spec, tokenizer, "auto", folder.config)
+        return Opened(params, folder.spec, tokenizer, "auto", folder.config, folder.generation)
     if imported.is_imported(path):
         folder = imported.open_imported(path)
         params = imported.load_imported(path, folder, layout, warn)
         tokenizer = tokenizers.load(Path(path) / "tokenizer")
-        return Opened(params, folder.spec, tokenizer, "auto", folder.config)
+        return Opened(params, folder.spec, tokenizer, "auto", folder.config, folder.generation)
     run = open_run(path)
     _, params = load_params(run, layout, warn=warn)
-    config = imported.open_imported(path).config if imported.kept(path).is_file() else None
-    return Opened(params, run.spec, run.tokenizer, run.config.compute_dtype, config)
+    came = imported.open_imported(path) if imported.kept(path).is_file() else None
+    config, generation = (came.config, came.generation) if came else (None, {})
+    return Opened(params, run.spec, run.tokenizer, run.config.compute_dtype, config, generation)
 
 
 def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:

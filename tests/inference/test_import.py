@@ -145,3 +145,16 @@ def test_what_cannot_be_imported_is_one_line(tmp_path, words, code, line):
     hubs.write(tmp_path / "source", "llama")
     found, _, err = processes.run("convert", "import", *(word.format(tmp_path) for word in words))
     assert found == code and line in err and err.count("\n") == 1, err
+
+
+def test_how_to_generate_stays_but_for_ids(tmp_path):
+    source = hubs.write(tmp_path / "source", "llama")
+    said = {"temperature": 0.6, "top_p": 0.9, "eos_token_id": 0, "transformers_version": "4.40"}
+    (source / "generation_config.json").write_text(json.dumps(said))
+    import_folder(str(source), f"{tmp_path}/in", dtype=None, warn=silent)
+    for name in (str(source), f"{tmp_path}/in"):
+        out = tmp_path / f"out{len(name)}"
+        export(name, str(out), dtype=None, max_shard_bytes=10**9)
+        found = json.loads((out / "generation_config.json").read_text())
+        assert found == {**said, **{key: found[key] for key in found if key.endswith("_id")}}
+        assert "eos_token_id" in found

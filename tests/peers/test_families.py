@@ -12,6 +12,7 @@ from jaxlm.core import tree
 from jaxlm.families import FAMILIES
 from jaxlm.families.names import tensors, write
 from jaxlm.hub.load import load_params, matched, open_folder
+from jaxlm.hub.save import lazy
 from jaxlm.hub.tensors import open_tensors
 from jaxlm.inference.model import Model
 
@@ -114,3 +115,29 @@ def test_transformers_reads_what_the_tables_write(name, tmp_path):
 def test_absent_keys_are_what_transformers_takes_them_for(name):
     full = json.loads(transformers.AutoConfig.for_model(name).to_json_string(use_diff=False))
     assert FAMILIES[name].spec({"model_type": name}) == FAMILIES[name].spec(full)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
+def test_an_encoder_without_a_head_gives_the_hidden_states_of_transformers(name, tmp_path):
+    bare = {"bert": "BertModel", "roberta": "RobertaModel", "modernbert": "ModernBertModel"}[name]
+    values = {**CONFIGS[name], "architectures": [bare], "tie_word_embeddings": True}
+    net = saved(values, tmp_path / "in")
+    folder, model = loaded(tmp_path / "in")
+    mine, given = inputs(values, 48)
+    hidden = np.asarray(model.hidden(**mine))
+
+    def last(net):
+        with torch.no_grad():
+            read = {key: torch.tensor(ids).long() for key, ids in given.items()}
+            return net(**read).last_hidden_state.numpy()
+
+    assert apart(hidden, last(net)) < 2e-4
+    assert any("has no head" in note for note in folder.notes)
+    file = {
+        key: each.make() for key, each in lazy(model.params, folder.spec, folder.family).items()
+    }
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text(json.dumps(folder.family.config(folder.spec)))
+    safetensors.save_file(file, tmp_path / "out" / "model.safetensors", {"format": "pt"})
+    again = transformers.AutoModel.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    assert type(again).__name__ == bare and apart(last(again.eval()), last(net)) < 1e-5
