@@ -192,6 +192,7 @@ def _llama3(part: Config, length: int, original: int) -> Fields:
 
 
 def _yarn(part: Config, length: int, original: int) -> Fields:
+    part.any("finetuned")  # how the factor was come by
     factor = _factor(part)
     if not part.get("truncate", True):
         raise part.error("truncate", "is not supported")
