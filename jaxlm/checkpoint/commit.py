@@ -26,7 +26,13 @@ from etils import epath
 from jaxlm.checkpoint import arrays, digest, files, inspect, manifest, restore, retention
 from jaxlm.checkpoint.manifest import META, NAME, DamagedError, File, Manifest
 from jaxlm.core import distributed, tree, words
-from jaxlm.core.errors import CheckpointError, ClusterError, JaxlmError, StorageError
+from jaxlm.core.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    JaxlmError,
+    StorageError,
+)
 
 _log = logging.getLogger(__name__)
 _TEMPORARY, _STALE = ".tmp-", ".stale-"
@@ -51,6 +57,9 @@ class Checkpoints:
         self.folder = epath.Path(folder)
         if files.is_local(folder):
             self.folder = self.folder.absolute()  # orbax takes no other
+            if set(str(self.folder)) & set("[]"):
+                what = "holds a bracket, which arrays' files cannot have in their path"
+                raise ConfigError(str(self.folder), f"{what}; use a folder of another name")
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
         self._warn = warn
         self._newest: int | None = None  # of this run's own line: restored or saved by it

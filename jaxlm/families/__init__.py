@@ -72,7 +72,7 @@ def find(values: Mapping[str, Any], where: str = "config.json") -> Family:
 
 
 def notes(values: Mapping[str, Any]) -> list[str]:
-    """A line for each key of a config.json that is not followed, and on purpose."""
+    """A line for what a config.json has that is not followed, and on purpose."""
     lines = []
     if values.get("auto_map"):
         lines.append("auto_map is ignored: no code from a model's folder is run")
@@ -80,11 +80,14 @@ def notes(values: Mapping[str, Any]) -> list[str]:
     bare = family.classifiers.get(NONE) if family else None
     if bare and values.get("architectures") == [bare]:
         lines.append(f"{bare} has no head: its hidden states are what it gives")
-    for key in sorted(key for key in TRAINING if "drop" in key):
-        if values.get(key):
-            what = "is ignored: model.dropout sets what training drops"
-            lines.append(f"{key}={brief(values[key])} {what}")
     return lines
+
+
+def training_notes(values: Mapping[str, Any]) -> list[str]:
+    """The same of what acts in training alone."""
+    what = "is ignored: model.dropout sets what training drops"
+    keys = sorted(key for key in TRAINING if "drop" in key and values.get(key))
+    return [f"{key}={brief(values[key])} {what}" for key in keys]
 
 
 def fitting(spec: ModelSpec, origin: str = "") -> Family:

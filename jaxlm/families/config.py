@@ -66,7 +66,7 @@ TRAINING = {
     "resid_pdrop",
     "router_aux_loss_coef",
 }
-"""What acts in training only and not on a logit. `notes` has a line for the dropouts among them."""
+"""What acts in training only and not on a logit. `training_notes` has a line for the dropouts."""
 
 RUNNING = {
     "_attn_implementation",
@@ -230,6 +230,8 @@ HUGE = 1e15
 """No value is so large; NaN and infinity are."""
 LIMITS = {"layers": 1024, "encoder.layers": 1024, "experts.count": 1024}
 """What a table is expanded over must not be absurd."""
+LARGEST = 2**16
+"""Experts in all layers together."""
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _DEFAULTS = ModelSpec().model_dump()
 
@@ -306,6 +308,10 @@ def build(config: Config, keys: Iterable[Key], fields: Fields) -> ModelSpec:
     if spec.encoder.start >= spec.vocab:
         what = f"decoder_start_token_id={spec.encoder.start} is none of the {spec.vocab} ids"
         raise CheckpointError(config.where, what)
+    if (parts := spec.layers * max(spec.experts.count, 1)) > LARGEST:
+        raise CheckpointError(
+            config.where, f"{parts} experts in all layers are more than {LARGEST}"
+        )
     turning = int(spec.head_dim * spec.rope.share)
     if spec.positions == "rope" and (turning < 2 or turning % 2):
         what = f"{turning} of the {spec.head_dim} dimensions of a head turn; an even number can"

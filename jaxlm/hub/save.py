@@ -1,8 +1,11 @@
 """A model written as a Hugging Face folder: whole under its name, or not at all."""
 
+import errno
+import glob
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,8 @@ from jaxlm.text.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 """Types that weights may be written in."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when there is no room."""
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -152,15 +157,35 @@ def whole(path: str | Path) -> Iterator[Path]:
     out = Path(path)
     if out.exists():
         raise ConfigError(str(out), "exists; name a folder that does not")
-    temporary = out.with_name(f".{out.name}-{os.getpid()}")
+    start = f".{out.name}-{socket.gethostname()}-"
+    temporary = out.with_name(f"{start}{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in out.parent.glob(f"{glob.escape(start)}*"):  # by a process that was killed
+            if not _alive(left.name.removeprefix(start)):
+                shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(out)
     except OSError as error:
+        if out.is_dir():
+            what = "was made by another process in the meantime; name another folder"
+            raise ConfigError(str(out), what) from error
+        advice = "make room or name another disk" if error.errno in FULL else "name another folder"
+        raise StorageError(str(out), f"{error.strerror}; {advice}") from error
+    except StorageError as error:
+        what = error.what.partition(";")[0]
+        raise StorageError(str(out), f"{what}; make room or name another disk") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(str(out), f"{error.strerror}; make room or name another disk") from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _alive(process: str) -> bool:
+    if not process.isdigit():
+        return True  # no name of ours
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return int(process) != os.getpid()

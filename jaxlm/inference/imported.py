@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxlm.checkpoint import inspect
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.core import tree
-from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.hub import load as folders
@@ -39,8 +39,7 @@ def import_folder(
     when the disk is full: nothing then has the name `out`.
     """
     check_dtype(dtype)
-    if set(out) & set("[]"):  # in the path of arrays' files a pattern
-        raise ConfigError(out, "holds a bracket; use another name")
+    Checkpoints(Path(out) / "checkpoints")  # raises for a name that it cannot have
     folder = folders.open_folder(source)
     tokenizer = tokenizers.load(folder.path)
     folders.check_tokenizer(folder, tokenizer)

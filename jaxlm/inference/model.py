@@ -186,6 +186,8 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """A batch as Forward has it."""
         rows, spec = _rows(tokens), self.spec
+        if types is not None and not spec.embedding.types:
+            raise DataError("types", "is nothing that this model has; leave it out")
         if spec.structure != "encoder-decoder":
             if source is not None:
                 raise DataError(
@@ -202,6 +204,9 @@ class Model:
             source, source_mask = rows, mask
             rows = np.insert(rows, 0, spec.encoder.start, axis=1)[:, :-1]
         read = self._checked(_rows(source), source_mask)
+        if read["tokens"].shape[0] != len(rows):
+            have = f"{read['tokens'].shape[0]} rows for {len(rows)} of tokens"
+            raise DataError("source", f"has {have}; give one for each")
         names = {"tokens": "source", "positions": "source_positions", "segments": "source_segments"}
         return self._checked(rows, mask) | {names[name]: array for name, array in read.items()}
 

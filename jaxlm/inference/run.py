@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlm import families
 from jaxlm.checkpoint import inspect
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.checkpoint.digest import digests
@@ -102,6 +103,7 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
         folder = imported.open_imported(path)
         params = imported.load_imported(path, folder, layout, warn)
         tokenizer = tokenizers.load(Path(path) / "tokenizer")
+        folders.check_tokenizer(folder, tokenizer)
         return Opened(params, folder.spec, tokenizer, "auto", folder.config, folder.generation)
     run = open_run(path)
     _, params = load_params(run, layout, warn=warn)
@@ -189,7 +191,7 @@ def base_params(
     folder, dtype = config.init or "", jnp.dtype(config.param_dtype)
     if folders.is_folder(folder):
         opened = folders.open_folder(folder)
-        for note in opened.notes:
+        for note in (*opened.notes, *families.training_notes(opened.config)):
             warn(note)
         params = folders.load_params(opened, layout, dtype)
         found: Base = {"step": 0, "digest": chain({"params": digests(tree.flatten(params))[0]})}

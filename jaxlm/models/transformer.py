@@ -90,8 +90,7 @@ class Block(nn.Module):
         turn = shared.turns and jax.tree.map(partial(_either, near), *reversed(shared.turns))
         attend = Attention(spec, self.layout, self.dtype, self.causal, name="attn")
         y, cache = attend(self._first(x, layer), shared.segments, turn, shared.bias, cache, near)
-        read = x
-        x = self._residual(x, y, "attn", shared.keys, site + 1)
+        read, x = x, self._residual(x, y, "attn", shared.keys, site + 1)
         if shared.source is not None:
             across = SourceAttention(spec, self.layout, self.dtype, name="cross")
             y, cache = across(self._before(x, "cross"), shared.segments, shared.source, cache)
@@ -198,9 +197,9 @@ class Stack(nn.Module):
         spec, offset = self.spec, self.spec.embedding.offset
         x = x * jnp.asarray(spec.scale.embed, x.dtype)
         if spec.positions == "learned":
-            shape = (spec.max_length + offset, spec.embed)
-            init = nn.initializers.normal(spec.init_scale)
-            x = x + Table(shape, init, self.layout, name="positions")(positions + offset)
+            rows = spec.max_length + offset
+            table = Table(spec, rows, self.layout, self.dtype, name="positions")
+            x = x + table(positions + offset)
         if spec.embedding.norm:
             x = Normalize(spec.norm, name="embed_norm")(x)
         x = dropout(x.astype(self.dtype), spec.dropout, keys, self.site)
@@ -220,16 +219,14 @@ class Transformer(nn.Module):
     ) -> tuple[Array, KeyValues | None]:
         """A batch as Forward has it -> hidden states [B, L, D]."""
         spec, source = self.spec, None
-        shape, init = (padded_vocab(spec), spec.embed), nn.initializers.normal(spec.init_scale)
-        table = Table(shape, init, self.layout, name="embed")
+        table = Table(spec, padded_vocab(spec), self.layout, self.dtype, name="embed")
         if self.is_initializing():
             Head(spec, self.dtype, name="head")(jnp.zeros((1, spec.embed)))
         if spec.structure == "encoder-decoder":
             source = self._source(table, batch, keys)
         x = table(batch["tokens"])
         if spec.embedding.types:
-            shape = (spec.embedding.types, spec.embed)
-            types = Table(shape, init, self.layout, name="types")
+            types = Table(spec, spec.embedding.types, self.layout, self.dtype, name="types")
             x = x + types(batch.get("types", jnp.zeros_like(batch["tokens"])))
         causal = spec.structure != "encoder"
         name = "decoder" if causal else "encoder"
@@ -250,17 +247,20 @@ class Transformer(nn.Module):
 
 
 class Table(nn.Module):
-    """Rows by index: token embedding, token types and learned positions."""
+    """Rows by index, in the wider of the stored and the computing type: they are added up."""
 
-    shape: tuple[int, int]
-    initializer: Callable[..., Array]
+    spec: ModelSpec
+    rows: int
     layout: Layout
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, index: Array) -> Array:
-        table = self.param("embedding", self.initializer, self.shape)
+        init = nn.initializers.normal(self.spec.init_scale)
+        table = self.param("embedding", init, (self.rows, self.spec.embed))
         # Whole rows for the lookup: else the partitioner rematerializes the activations.
-        return self.layout.constrain(table, "vocab" if self.name == "embed" else None, None)[index]
+        rows = self.layout.constrain(table, "vocab" if self.name == "embed" else None, None)[index]
+        return rows.astype(jnp.promote_types(table.dtype, self.dtype))
 
 
 def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
@@ -306,8 +306,7 @@ def _init(spec: ModelSpec, layout: Layout, dtype: DTypeLike, key: Array) -> Para
     one = jnp.ones((layout.size("batch"), 8), jnp.int32)
     names = "tokens", "positions", "segments", "source", "source_positions", "source_segments"
     plain = spec.model_copy(update={"attention": "full"})  # a kernel may not take so short a row
-    batch = dict.fromkeys(names, one)
-    params = Transformer(plain, layout, jnp.float32).init(key, batch)["params"]
+    params = Transformer(plain, layout, jnp.float32).init(key, dict.fromkeys(names, one))["params"]
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 

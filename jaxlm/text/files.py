@@ -181,7 +181,8 @@ def write(
     ends: tuple[int, ...],
 ) -> None:
     """What `read_config`, `read_templates` and `other_ends` find there again."""
-    _write_json(folder / CONFIG, config)
+    kept = {key: value for key, value in config.items() if key != "auto_map"}  # its code stays
+    _write_json(folder / CONFIG, kept)
     keys = [key for key in (*special(config), *LISTS) if key in config]
     _write_json(folder / SPECIAL, {key: _bare(config[key]) for key in keys})
     for name, (_, source) in templates.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxlm.core.errors import CheckpointError
-from jaxlm.families import FAMILIES, find, notes
+from jaxlm.families import FAMILIES, find, notes, training_notes
 from jaxlm.models.spec import ModelSpec, Rope, Window
 
 HERE = Path(__file__).parent
@@ -201,7 +201,7 @@ def test_an_unknown_model_type_gets_the_known_ones():
 
 
 def test_what_is_not_followed_on_purpose_gets_a_line():
-    assert notes(CONFIGS["llama"]) == []
-    drops, code = notes(HUB[0]), notes(HUB[8])
+    assert notes(CONFIGS["llama"]) == training_notes(CONFIGS["llama"]) == notes(HUB[0]) == []
+    drops, code = training_notes(HUB[0]), notes(HUB[8])
     assert [line.partition("=")[0] for line in drops] == ["attn_pdrop", "embd_pdrop", "resid_pdrop"]
     assert len(code) == 1 and "auto_map" in code[0]

@@ -1,7 +1,11 @@
 """`jaxlm convert import`: a folder becomes a checkpoint that every verb opens, and leaves again."""
 
 import json
+import os
 import resource
+import socket
+import subprocess
+import sys
 
 import hubs
 import numpy as np
@@ -158,3 +162,24 @@ def test_how_to_generate_stays_but_for_ids(tmp_path):
         found = json.loads((out / "generation_config.json").read_text())
         assert found == {**said, **{key: found[key] for key in found if key.endswith("_id")}}
         assert "eos_token_id" in found
+
+
+def test_a_path_that_arrays_cannot_have_is_refused_from_inside_too(tmp_path, monkeypatch):
+    source = hubs.write(tmp_path / "source", "llama")
+    (inside := tmp_path / "a[1]").mkdir()
+    monkeypatch.chdir(inside)
+    with pytest.raises(errors.ConfigError, match="bracket"):
+        import_folder(str(source), "in", dtype=None, warn=silent)
+    assert list(inside.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_writes_is_not(tmp_path):
+    source, host = hubs.write(tmp_path / "source", "llama"), socket.gethostname()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getppid()):
+        (tmp_path / f".out-{host}-{process}").mkdir()
+    (tmp_path / f".out2-{host}-{dead.pid}").mkdir()
+    export(str(source), f"{tmp_path}/out", dtype=None, max_shard_bytes=10**9)
+    left = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("."))
+    assert left == sorted([f".out-{host}-{os.getppid()}", f".out2-{host}-{dead.pid}"])

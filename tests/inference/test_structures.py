@@ -90,3 +90,11 @@ def test_a_tokenizer_larger_than_the_model_is_a_bad_checkpoint_for_every_verb(tm
         code, _, error = processes.run(*words)
         assert code == 4, error
         assert "its tokenizer has 270 ids, its model 200" in error.splitlines()[-1]
+
+
+def test_sources_are_as_many_as_targets_and_types_are_of_models_that_have_them(tmp_path):
+    model = jaxlm.load(hubs.write(tmp_path / "in", "t5"))
+    with pytest.raises(DataError, match="source: has 2 rows for 1 of tokens"):
+        model.logits(IDS, source=IDS * 2)
+    with pytest.raises(DataError, match="types: is nothing that this model has"):
+        model.logits(IDS, source=IDS, types=[[0] * 4])

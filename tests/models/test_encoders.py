@@ -98,3 +98,12 @@ def test_every_leaf_of_a_head_counts(spec):
     )
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slopes))
     assert set(slopes) == {"head"} | ({"embed"} if not spec.head.labels else set())
+
+
+def test_what_is_added_up_of_16_bit_tables_is_not_rounded(spec):
+    """Embeddings, positions and types in bfloat16, computed on in float32: as if they were wide."""
+    forward, half = make_forward(spec, networks.layout(), jnp.float32), networks.params(spec)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), half)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    found = [forward.hidden(params, networks.batch(), None)[0] for params in (half, wide)]
+    np.testing.assert_allclose(*found, atol=1e-5)
