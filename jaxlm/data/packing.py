@@ -4,12 +4,67 @@ Window i covers the tokens from i * L to i * L + L, so that every token but the 
 target once. Documents in one window are segments that do not see each other.
 """
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 
 from jaxlm.core.errors import DataError
 from jaxlm.data.cache import Tokens
 
 Batch = dict[str, np.ndarray]
+
+
+class Rows(Protocol):
+    """Rows of one source, each a pure function of its index."""
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all of them."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that they depend on, but their length."""
+        ...
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The rows `index` [B] as `windows` gives them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows over a stream, as rows."""
+
+    stream: Tokens
+    length: int
+    vocab: int
+    pad: int
+
+    @property
+    def count(self) -> int:
+        """How many; the last one may be partly filled."""
+        return count(self.stream.ids.size, self.length)
+
+    @property
+    def tokens(self) -> int:
+        """Of the stream."""
+        return self.stream.ids.size
+
+    @property
+    def digest(self) -> str:
+        """Of the stream."""
+        return self.stream.digest
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The windows `index` [B]; see `windows`."""
+        return windows(self.stream, index, self.length, vocab=self.vocab, pad=self.pad)
 
 
 def count(tokens: int, length: int) -> int:

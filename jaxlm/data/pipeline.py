@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import packing, sources
-from jaxlm.data.cache import Cached, Say, Tokens, held_out, tokenized
+from jaxlm.data.cache import Cached, Say, held_out, tokenized
 from jaxlm.data.order import Mixture, shuffled
-from jaxlm.data.packing import Batch
+from jaxlm.data.packing import Batch, Rows, Windows
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -28,31 +28,29 @@ Validation = float | tuple[Source, ...] | None
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows of `length` tokens from one or more streams.
+    """Rows of `length` tokens from one or more sources.
 
-    weights: the share of each stream; None takes all rows alike. seed: of the order; None goes
+    weights: the share of each source; None takes all rows alike. seed: of the order; None goes
     through the rows once, in an order that is the same for every run, so that a part is a sample.
     counts: what was counted while reading.
     """
 
-    streams: tuple[Tokens, ...]
+    sources: tuple[Rows, ...]
     weights: tuple[float, ...] | None
     length: int
-    vocab: int
     pad: int
     seed: int | None
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def weighted(self) -> bool:
-        """Whether streams are drawn by weight, so that no pass over all of them has an end."""
+        """Whether sources are drawn by weight, so that no pass over all of them has an end."""
         return self.weights is not None
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """[streams + 1]: the number of the first row of each, then that of all."""
-        sizes = [packing.count(stream.ids.size, self.length) for stream in self.streams]
-        return np.cumsum([0, *sizes])
+        """[sources + 1]: the number of the first row of each, then that of all."""
+        return np.cumsum([0, *(source.count for source in self.sources)])
 
     @property
     def rows(self) -> int:
@@ -62,13 +60,13 @@ class Dataset:
     @property
     def tokens(self) -> int:
         """Tokens in one pass over everything."""
-        return sum(stream.ids.size for stream in self.streams)
+        return sum(source.tokens for source in self.sources)
 
     @property
     def digest(self) -> str:
         """Hash of everything that the sequence of batches depends on, but their size."""
-        streams = [stream.digest for stream in self.streams]
-        what = repr((streams, self.weights, self.length, self.pad, self.seed))
+        digests = [source.digest for source in self.sources]
+        what = repr((digests, self.weights, self.length, self.pad, self.seed))
         return hashlib.sha256(what.encode()).hexdigest()
 
     def rows_for(self, epochs: float) -> int:
@@ -97,14 +95,11 @@ class Dataset:
         if self.seed is None:
             limit = self.rows if limit is None else min(limit, self.rows)
         real = np.arange(index.size) if limit is None else np.flatnonzero(index < limit)
-        stream, row = self._locate(index[real])
+        source, row = self._locate(index[real])
         batch = packing.blank(index.size, self.length, self.pad)
-        for number in np.unique(stream):
-            chosen = stream == number
-            part = packing.windows(
-                self.streams[number], row[chosen], self.length, vocab=self.vocab, pad=self.pad
-            )
-            for name, array in part.items():
+        for number in np.unique(source):
+            chosen = source == number
+            for name, array in self.sources[number].take(row[chosen]).items():
                 batch[name][real[chosen]] = array
         return batch
 
@@ -113,18 +108,18 @@ class Dataset:
         return Mixture(self.weights or ())
 
     def _locate(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(stream [n], row in it [n]) of the rows `index` [n] of the sequence."""
+        """(source [n], row in it [n]) of the rows `index` [n] of the sequence."""
         if self.seed is not None and self.weighted:
-            stream, drawn = self._mixture.draw(index)
+            source, drawn = self._mixture.draw(index)
             row = np.empty_like(drawn)
-            for number in np.unique(stream):
-                chosen = stream == number
+            for number in np.unique(source):
+                chosen = source == number
                 size = int(self._starts[number + 1] - self._starts[number])
                 row[chosen] = shuffled(drawn[chosen], size, (self.seed, int(number)))
-            return stream, row
+            return source, row
         flat = shuffled(index, self.rows, (self.seed or 0,))
-        stream = np.searchsorted(self._starts, flat, side="right") - 1
-        return stream, flat - self._starts[stream]
+        source = np.searchsorted(self._starts, flat, side="right") - 1
+        return source, flat - self._starts[source]
 
 
 def open_data(
@@ -160,9 +155,10 @@ def open_data(
     def dataset(
         found: list[Cached], split: str, weights: tuple[float, ...] | None, seed: int | None
     ) -> Dataset:
-        streams = tuple(getattr(each, split) for each in found)
+        vocab, pad = tokenizer.vocab, tokenizer.pad
+        rows = tuple(Windows(getattr(each, split), length, vocab, pad) for each in found)
         counts = dict(sum((Counter(each.counts) for each in found), Counter()))
-        return Dataset(streams, weights, length, tokenizer.vocab, tokenizer.pad, seed, counts)
+        return Dataset(rows, weights, length, pad, seed, counts)
 
     found = [opened(source, share) for source in train]
     for source, each in zip(train, found, strict=True):

@@ -10,6 +10,7 @@ from jaxlm.config.schema import Source
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import pipeline
 from jaxlm.data.cache import Tokens
+from jaxlm.data.packing import Windows
 from jaxlm.data.pipeline import Dataset, open_data, prefetch
 
 LENGTH = 8
@@ -22,7 +23,8 @@ def stream(tokens, first):
 
 def dataset(seed: int | None = 0, weights=None, length=LENGTH):
     streams = (stream(801, 0), stream(41, 10_000), stream(250, 20_000))
-    return Dataset(streams, weights, length, vocab=30_000, pad=7, seed=seed)
+    rows = tuple(Windows(each, length, 30_000, 7) for each in streams)
+    return Dataset(rows, weights, length, pad=7, seed=seed)
 
 
 def rows(batch):
@@ -165,7 +167,7 @@ def opened(jsonl, tokenizer, tmp_path):
 
 
 def texts(data, tokenizer):
-    ids = np.concatenate([stream.ids for stream in data.streams])
+    ids = np.concatenate([each.stream.ids for each in data.sources])
     return [
         text for text in tokenizer.decode(ids, skip_special=False).split("<|endoftext|>") if text
     ]
