@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxlm.core.errors import DataError, StorageError
 from jaxlm.data import sources
+from jaxlm.data.files import reading, suffix
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -119,7 +120,7 @@ def _writing(where: Path) -> Iterator[None]:
 
 def _digest(file: Any, root: Path) -> str:
     """sha256 of a file's bytes. That of a large or remote one is remembered in `root`."""
-    with sources.reading(file):
+    with reading(file):
         version = _version(file)
         if version is None:
             return _sha256(file)
@@ -214,10 +215,10 @@ def _clear(root: Path) -> None:
 
 
 def _key(source: Source, what: list[Any], root: Path) -> str:
-    with sources.reading(source.path):
+    with reading(source.path):
         if (remote := _remote(source.path)) is not None:
             remote.invalidate_cache()  # a listing from before would hide what changed since
-    files = [[sources.suffix(file), _digest(file, root)] for file in sources.find(source.path)]
+    files = [[suffix(file), _digest(file, root)] for file in sources.find(source.path)]
     return hashlib.sha256(json.dumps([*what, files]).encode()).hexdigest()[:32]
 
 

@@ -14,7 +14,7 @@ from jax import Array
 from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
-from jaxlm.data import sources
+from jaxlm.data import files, sources
 from jaxlm.data.pipeline import Dataset, open_validation
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.transformer import make_forward
@@ -100,7 +100,7 @@ def check_found(wanted: Sequence[sources.Source]) -> None:
     for source in wanted:
         try:
             sources.find(source.path)
-        except sources.NotFoundError:
+        except files.NotFoundError:
             gone.append(source.path)
     if gone:
         raise DataError(

@@ -5,6 +5,7 @@ import numpy as np
 
 from jaxlm.data.cache import Tokens
 from jaxlm.data.inspect import inspect
+from jaxlm.data.packing import Windows
 from jaxlm.data.pipeline import Dataset
 
 
@@ -12,7 +13,8 @@ def dataset(tokenizer, texts, length):
     documents = [[*tokenizer.encode(text), tokenizer.eos] for text in texts]
     ids = np.array(list(itertools.chain(*documents)), np.uint16)
     offsets = np.cumsum([0, *map(len, documents)])
-    return Dataset((Tokens(ids, offsets, "s", "d"),), None, length, tokenizer.vocab, 0, None)
+    rows = Windows(Tokens(ids, offsets, "s", "d"), length, tokenizer.vocab, 0)
+    return Dataset((rows,), None, length, 0, None)
 
 
 TEXTS = ["the fox", "quick brown dog", "jumps"]

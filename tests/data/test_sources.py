@@ -12,7 +12,7 @@ import zstandard
 
 from jaxlm.config.schema import Source
 from jaxlm.core.errors import DataError
-from jaxlm.data import sources
+from jaxlm.data import files, sources
 
 TEXTS = ["one\r\ntwo\u2028three", "", "nul \x00, tab \t, ünï, 🙂", " "]
 
@@ -104,7 +104,7 @@ def test_the_standard_library_is_its_own_source_without_tests():
     counts = Counter()
     names = sources.find("stdlib")
     assert {"tokenize.py", "dataclasses.py"} <= {path.name for path in names}
-    assert not any(part in sources.NOT_STDLIB for path in names for part in path.parts[:-1])
+    assert not any(part in files.NOT_STDLIB for path in names for part in path.parts[:-1])
     assert names == sources.find("stdlib")
     found = list(sources.read(Source(path="stdlib"), counts))
     assert counts["documents"] == len(found) > 300
@@ -179,7 +179,7 @@ def test_what_is_not_there_is_said_with_the_nearest_name_and_the_folder(tmp_path
         ("corpus/*.jsonl", f"in {tmp_path}; quote the glob"),
         (f"{tmp_path}/elsewhere.txt", "no such file or folder; write"),
     ]:
-        with pytest.raises(sources.NotFoundError, match=re.escape(line)):
+        with pytest.raises(files.NotFoundError, match=re.escape(line)):
             sources.find(path)
 
 
@@ -192,7 +192,7 @@ def test_a_bucket_reads_like_a_folder(bucket):
         read("gs://b/nothing")
 
 
-@pytest.mark.parametrize(("scheme", "extra"), sources.EXTRAS.items())
+@pytest.mark.parametrize(("scheme", "extra"), files.EXTRAS.items())
 def test_a_missing_extra_is_named(monkeypatch, scheme, extra):
     from etils.epath import backend
 
@@ -224,4 +224,4 @@ def test_a_full_memory_while_a_file_is_read_is_not_a_bad_file(monkeypatch):
 
     monkeypatch.setattr(sources.tokenize, "open", full)
     with pytest.raises(MemoryError):
-        read(sources.STDLIB)
+        read(files.STDLIB)
