@@ -255,8 +255,9 @@ def data_inspect(
 
     config = load(*_split(arguments))
     start("cpu")
-    from jaxlm.data import inspect, pipeline
+    from jaxlm.data import inspect
     from jaxlm.observe.progress import Progress
+    from jaxlm.training import reading
     from jaxlm.training.assemble import get_tokenizer
     from jaxlm.training.state import inherit
 
@@ -267,16 +268,7 @@ def data_inspect(
         folder = own if own.is_dir() else Path(scratch, "tokenizer")
         with Progress(scratch, name=config.name, steps=0, primary=True, stream=sys.stderr) as voice:
             tokenizer = get_tokenizer(config, folder, voice)
-            data, _ = pipeline.open_data(
-                config.data.train,
-                config.data.validation,
-                tokenizer=tokenizer,
-                parse_special=config.data.parse_special,
-                cache=config.data.cache,
-                length=config.length,
-                seed=config.seed,
-                say=voice.say,
-            )
+            data, _ = reading.read(config, tokenizer, voice.say)
     print(inspect.inspect(data, tokenizer, rows, color=sys.stdout.isatty()))
 
 

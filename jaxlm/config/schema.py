@@ -76,10 +76,26 @@ class Tokenizer(Section):
 class Objective(Section):
     """What is learned."""
 
-    type: Literal["clm"] = "clm"
-    """clm: the next token."""
+    type: Literal["clm", "sft"] = "clm"
+    """clm: the next token of documents; sft: of the answers in examples."""
     z_loss: NonNegative = 0.0
     """Weight of log(Z)^2, which keeps the logits' scale (Chowdhery et al. 2022, section 5)."""
+
+
+class Examples(Section):
+    """How records become examples (objective.type=sft)."""
+
+    template: Literal["chatml", "llama3", "mistral", "alpaca", "plain"] | None = None
+    """How a chat or an instruction is written; left out, the tokenizer's own chat template."""
+    learn: Literal["responses", "last", "all"] = "responses"
+    """Which tokens: the assistant's answers, with what ends them; the last answer; or all. A
+    message with `"train": false` is not learned from."""
+    overlong: Literal["error", "truncate-right", "truncate-left", "drop"] = "error"
+    """What happens to an example longer than a row: refuse the run, keep its first or its last
+    `length` tokens, or leave it out."""
+    packing: bool = True
+    """Several examples in a row, which do not see each other; else one, in rows as long as the
+    longest of the batch."""
 
 
 Axis = Annotated[int, Field(ge=-1)]
@@ -208,6 +224,7 @@ class RunConfig(Section):
     data: Data
     tokenizer: Tokenizer = Tokenizer()
     objective: Objective = Objective()
+    examples: Examples = Examples()
     optimizer: Optimizer = AdamW()
     mesh: Mesh = Mesh()
     lora: Lora = Lora()
@@ -228,6 +245,8 @@ class RunConfig(Section):
                 f"batch={f['batch']} does not split into microbatches={f['microbatches']}; "
                 f"use a multiple of {f['microbatches']} or microbatches=1"
             )
+        if f["examples"] != Examples() and vars(f["objective"])["type"] != "sft":
+            raise ValueError("examples.* is of objective.type=sft; add it, or leave examples out")
         for key in ("run_dir", "init"):
             away = f[key] and "://" in f[key]  # a Path would make a local folder named `gs:` of it
             if away and not (key == "init" and f[key].startswith("hf://")):

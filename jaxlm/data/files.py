@@ -57,6 +57,11 @@ def find(path: str, formats: Collection[str]) -> list[Any]:
         raise NotFoundError(path, f"no such file or folder{_searched(path)}; {_nearest(root)}")
 
 
+def local(path: str) -> Path:
+    """A path on this machine."""
+    return Path(path).expanduser()
+
+
 def suffix(file: Any) -> str:
     """The format: the last suffix under one of compression."""
     name = file.name.lower()

@@ -33,8 +33,12 @@ class Rows(Protocol):
         """Hash of everything that they depend on, but their length."""
         ...
 
+    def width(self, index: np.ndarray) -> int:
+        """Columns of the rows `index` [n] that are needed, of their length."""
+        ...
+
     def take(self, index: np.ndarray) -> Batch:
-        """The rows `index` [B] as `windows` gives them."""
+        """The rows `index` [B] as `windows` gives them, whole."""
         ...
 
 
@@ -61,6 +65,10 @@ class Windows:
     def digest(self) -> str:
         """Of the stream."""
         return self.stream.digest
+
+    def width(self, index: np.ndarray) -> int:
+        """All: windows are full."""
+        return self.length
 
     def take(self, index: np.ndarray) -> Batch:
         """The windows `index` [B]; see `windows`."""

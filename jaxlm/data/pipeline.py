@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import packing, sources
 from jaxlm.data.cache import Cached, Say, held_out, tokenized
+from jaxlm.data.examples import Audit, How, open_examples
 from jaxlm.data.order import Mixture, shuffled
 from jaxlm.data.packing import Batch, Rows, Windows
 from jaxlm.data.sources import Source
@@ -26,13 +27,17 @@ Sources = tuple[Source, ...]
 Validation = float | tuple[Source, ...] | None
 
 
+BUCKETS, MULTIPLE = 8, 8
+"""Most widths that batches of one run have, each of which is a program; and what divides them."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Rows of `length` tokens from one or more sources.
 
     weights: the share of each source; None takes all rows alike. seed: of the order; None goes
     through the rows once, in an order that is the same for every run, so that a part is a sample.
-    counts: what was counted while reading.
+    counts: what was counted while reading. audits: what became of the examples of each source.
     """
 
     sources: tuple[Rows, ...]
@@ -41,6 +46,7 @@ class Dataset:
     pad: int
     seed: int | None
     counts: dict[str, int] = field(default_factory=dict)
+    audits: tuple[Audit, ...] = ()
 
     @property
     def weighted(self) -> bool:
@@ -87,21 +93,30 @@ class Dataset:
     ) -> Batch:
         """Batch `step` of `size` rows, or the `rows` of it that one process wants.
 
-        Arrays [B, L] as `packing.windows` gives them. Rows from number `limit` of the sequence on
+        Arrays [B, L] as `packing.windows` gives them, or [B, l] where all `size` rows are shorter,
+        l one of BUCKETS parts of L. Rows from number `limit` of the sequence on
         are filler: weight 0, segment 0. So are those beyond the only pass of a data set without a
         seed.
         """
-        index = step * size + np.arange(size, dtype=np.int64)[rows]
+        everyone = step * size + np.arange(size, dtype=np.int64)
         if self.seed is None:
             limit = self.rows if limit is None else min(limit, self.rows)
+        width, index = self._width(everyone, limit), everyone[rows]
         real = np.arange(index.size) if limit is None else np.flatnonzero(index < limit)
         source, row = self._locate(index[real])
-        batch = packing.blank(index.size, self.length, self.pad)
+        batch = packing.blank(index.size, width, self.pad)
         for number in np.unique(source):
             chosen = source == number
             for name, array in self.sources[number].take(row[chosen]).items():
-                batch[name][real[chosen]] = array
+                batch[name][real[chosen]] = array[:, :width]
         return batch
+
+    def _width(self, index: np.ndarray, limit: int | None) -> int:
+        """Columns of the batch with the rows `index`: the same for every process's part of it."""
+        source, row = self._locate(index if limit is None else index[index < limit])
+        needed = [self.sources[n].width(row[source == n]) for n in np.unique(source)]
+        unit = max(MULTIPLE, -(-self.length // BUCKETS))
+        return min(self.length, -(-max(needed, default=1) // unit) * unit)
 
     @cached_property
     def _mixture(self) -> Mixture:
@@ -122,28 +137,36 @@ class Dataset:
         return source, flat - self._starts[source]
 
 
-def open_data(
-    train: Sources,
-    validation: Validation,
-    *,
+class Opened(NamedTuple):
+    """One source, read."""
+
+    train: Rows
+    held: Rows
+    counts: dict[str, int]
+    """What was counted on the way."""
+    audit: Audit | None = None
+    """What became of its examples, where it has examples."""
+
+
+Opener = Callable[[Source, float], Opened]
+"""(source, the share to hold out) -> its rows. Raises DataError for what cannot be read."""
+
+
+def documents(
     tokenizer: Tokenizer,
-    parse_special: bool,
-    cache: str | Path | None,
+    *,
     length: int,
-    seed: int,
+    parse_special: bool = False,
+    cache: str | Path | None = None,
     say: Say | None = None,
-) -> tuple[Dataset, Dataset | None]:
-    """The training and the validation data of a run, tokenized or from the cache.
+) -> Opener:
+    """Opens sources as windows over documents, tokenized or from the cache.
 
-    validation: sources of its own, the share of the training documents to hold out, or None.
-    `say` is told of long work. Raises DataError for what cannot be read or is empty, ConfigError
-    for weights that some of several sources have.
+    Raises DataError for a source without any.
     """
-    weights = _weights(train)
-    share = validation if isinstance(validation, float) else 0.0
 
-    def opened(source: Source, hold_out: float) -> Cached:
-        return tokenized(
+    def opened(source: Source, hold_out: float) -> Opened:
+        found = tokenized(
             source,
             tokenizer,
             parse_special=parse_special,
@@ -151,18 +174,47 @@ def open_data(
             folder=cache,
             say=say,
         )
+        _not_empty(source, found, hold_out)
+        vocab, pad = tokenizer.vocab, tokenizer.pad
+        train, held = (Windows(each, length, vocab, pad) for each in (found.train, found.held))
+        return Opened(train, held, found.counts)
+
+    return opened
+
+
+def answers(tokenizer: Tokenizer, how: How, *, length: int, say: Say | None = None) -> Opener:
+    """Opens sources as examples of which answers are learned; see examples.open_examples."""
+
+    def opened(source: Source, hold_out: float) -> Opened:
+        train, held, audit = open_examples(
+            source, tokenizer, how, length=length, hold_out=hold_out, say=say
+        )
+        return Opened(train, held, {"documents": audit.examples}, audit)
+
+    return opened
+
+
+def open_data(
+    train: Sources, validation: Validation, opener: Opener, *, length: int, pad: int, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """The training and the validation data of a run.
+
+    validation: sources of its own, the share of the training documents to hold out, or None.
+    Raises DataError for what cannot be read or is empty, ConfigError for weights that some of
+    several sources have.
+    """
+    weights = _weights(train)
+    share = validation if isinstance(validation, float) else 0.0
 
     def dataset(
-        found: list[Cached], split: str, weights: tuple[float, ...] | None, seed: int | None
+        found: list[Opened], split: str, weights: tuple[float, ...] | None, seed: int | None
     ) -> Dataset:
-        vocab, pad = tokenizer.vocab, tokenizer.pad
-        rows = tuple(Windows(getattr(each, split), length, vocab, pad) for each in found)
+        rows = tuple(getattr(each, split) for each in found)
         counts = dict(sum((Counter(each.counts) for each in found), Counter()))
-        return Dataset(rows, weights, length, pad, seed, counts)
+        audits = tuple(each.audit for each in found if each.audit)
+        return Dataset(rows, weights, length, pad, seed, counts, audits)
 
-    found = [opened(source, share) for source in train]
-    for source, each in zip(train, found, strict=True):
-        _not_empty(source, each, share)
+    found = [opener(source, share) for source in train]
     training = dataset(found, "train", weights, seed)
     if validation is None:
         return training, None
@@ -172,37 +224,20 @@ def open_data(
             wrong = f"{share} of {training.counts['documents']} documents holds out none"
             raise DataError("data.validation", f"{wrong}; use a larger share or files of their own")
         return training, held
-    own = [opened(source, 0.0) for source in validation]
-    for source, each in zip(validation, own, strict=True):
-        _not_empty(source, each, 0.0)
-    return training, dataset(own, "train", None, None)
+    return training, dataset([opener(source, 0.0) for source in validation], "train", None, None)
 
 
 def open_validation(
-    train: Sources,
-    validation: Validation,
-    *,
-    tokenizer: Tokenizer,
-    parse_special: bool,
-    cache: str | Path | None,
-    length: int,
-    say: Say | None = None,
+    train: Sources, validation: Validation, opener: Opener, *, length: int, pad: int
 ) -> Dataset | None:
     """The validation data alone; `train` is read only where it is a share of that.
 
     Arguments and errors as for `open_data`.
     """
     own = isinstance(validation, tuple)
-    data, held = open_data(
-        validation if own else train,
-        None if own else validation,
-        tokenizer=tokenizer,
-        parse_special=parse_special,
-        cache=cache,
-        length=length,
-        seed=0,
-        say=say,
-    )
+    first = validation if own else train
+    second = None if own else validation
+    data, held = open_data(first, second, opener, length=length, pad=pad, seed=0)
     return replace(data, seed=None, weights=None) if own else held
 
 

@@ -41,4 +41,4 @@ def clm(*, z_loss: float, shards: int) -> Objective:
     return Objective(loss, structures=("decoder",))
 
 
-OBJECTIVES = {"clm": clm}
+OBJECTIVES = {"clm": clm, "sft": clm}  # which tokens have a weight is decided on the host

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from jaxlm.core.errors import DataError
+from jaxlm.text.builtin import BUILTIN
 from jaxlm.text.sandbox import Run, Sandbox, running
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -89,16 +90,54 @@ class ChatTemplate:
         never there twice. Those named in messages, tools and so on stay text, unless
         `parse_special`.
         """
-        names = "|".join(re.escape(name) for name in sorted(tokenizer.names, key=len, reverse=True))
+        names = _alternatives(tokenizer)
         if names and not parse_special:
             messages, how = _marked([messages, how], re.compile(names))
-        text = self.render(messages, **how).text
-        first, *rest = re.split(f"{OPEN}({names}){CLOSE}|[{OPEN}{CLOSE}]", text)
-        ids = tokenizer.encode(first, parse_special=True, add_special=False)
-        for name, after in zip(rest[::2], rest[1::2], strict=True):
-            ids += _inside(tokenizer, name or "", parse_special=False)
-            ids += _inside(tokenizer, after, parse_special=True)
-        return ids
+        return _stretch(tokenizer, self.render(messages, **how).text, first=True)
+
+    def answers(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], **how: Any
+    ) -> list[tuple[list[int], int | None]]:
+        """What `apply` gives in stretches: (ids, the index of the message that they answer with).
+
+        The index is None between answers. An answer is a {% generation %} block, with what ends it;
+        where the template has none, what `messages` up to it add to those before it and the
+        assistant's opening. Every stretch is tokenized by itself, as it is when the model answers.
+        Raises DataError where answers cannot be told so, and as `render` does.
+        """
+        if names := _alternatives(tokenizer):
+            messages, how = _marked([messages, how], re.compile(names))
+        text, blocks = self.render(messages, **how)
+        said = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+        if blocks and len(blocks) != len(said):
+            what = f"{len(blocks)} generation blocks for {len(said)} answers; write one for each"
+            raise DataError(self._where, what)
+        spans = blocks or [self._added(tokenizer, text, messages, i, how) for i in said]
+        found, end = [], 0
+        for index, (start, stop) in zip(said, spans, strict=True):
+            found += [(text[end:start], None), (text[start:stop], index)]
+            end = stop
+        found.append((text[end:], None))
+        return [
+            (_stretch(tokenizer, part, first=place == 0), index)
+            for place, (part, index) in enumerate(found)
+        ]
+
+    def _added(
+        self, tokenizer: Tokenizer, text: str, messages: Sequence[Message], index: int, how: Any
+    ) -> tuple[int, int]:
+        """Where in `text` an answer stands, by what is written without and with it."""
+        before = self.render(messages[:index], add_generation_prompt=True, **how).text
+        through = self.render(messages[: index + 1], **how).text
+        if not (through.startswith(before) and text.startswith(through)):
+            raise DataError(
+                self._where,
+                f"writes message {index + 1} otherwise when more follow, so its answers cannot be "
+                "told; put {% generation %} around them, or choose examples.template",
+            )
+        end = len(through.rstrip())
+        ended = any(through[:end].endswith(name) for name in tokenizer.names)
+        return len(before), end if ended and end > len(before) else len(through)
 
     def _spans(self, text: str, run: Run) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
@@ -123,6 +162,23 @@ class ChatTemplate:
         what = " ".join(str(error).split()) or type(error).__name__
         what = what if len(what) <= LONGEST else what[:LONGEST] + "..."
         return DataError(f"{self._where}:{line}" if line else self._where, what)
+
+
+def continued(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text that stands after another, without the space that some put at the start."""
+    return _inside(tokenizer, text, parse_special=False)
+
+
+def builtin(tokenizer: Tokenizer, name: str) -> ChatTemplate:
+    """One of BUILTIN for a tokenizer. Raises DataError where it lacks a token that stands in it."""
+    source, names = BUILTIN[name], {index: said for said, index in tokenizer.names.items()}
+    lacking = sorted(set(re.findall(r"<\|\w+\|>", source)) - set(names.values()))
+    if lacking:
+        what = f"{name} writes {lacking[0]}, which the tokenizer does not have; use alpaca or plain"
+        raise DataError("examples.template", what)
+    bos = names.get(-1 if tokenizer.bos is None else tokenizer.bos, "")
+    tokens = {"bos_token": bos, "eos_token": names.get(tokenizer.eos, "")}
+    return ChatTemplate(source, f"template {name}", tokens)
 
 
 def of(tokenizer: Tokenizer, name: str = "default") -> ChatTemplate:
@@ -157,6 +213,24 @@ def _marked(value: Any, names: re.Pattern[str]) -> Any:
     if isinstance(value, Mapping):
         return {key: _marked(each, names) for key, each in value.items()}
     return [_marked(each, names) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _alternatives(tokenizer: Tokenizer) -> str:
+    """A regular expression of the special tokens' names."""
+    return "|".join(re.escape(name) for name in sorted(tokenizer.names, key=len, reverse=True))
+
+
+def _stretch(tokenizer: Tokenizer, text: str, *, first: bool) -> list[int]:
+    """Ids of a part of a marked text. first: nothing stands before it."""
+    start, *rest = re.split(f"{OPEN}({_alternatives(tokenizer)}){CLOSE}|[{OPEN}{CLOSE}]", text)
+    if first:
+        ids = tokenizer.encode(start, parse_special=True, add_special=False)
+    else:
+        ids = _inside(tokenizer, start, parse_special=True)
+    for name, after in zip(rest[::2], rest[1::2], strict=True):
+        ids += _inside(tokenizer, name or "", parse_special=False)
+        ids += _inside(tokenizer, after, parse_special=True)
+    return ids
 
 
 def _inside(tokenizer: Tokenizer, text: str, *, parse_special: bool) -> list[int]:

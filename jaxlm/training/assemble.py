@@ -20,7 +20,7 @@ from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
-from jaxlm.data.pipeline import Dataset, open_data, training_texts
+from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, rows_before, shapes, trained
 from jaxlm.inference.vocabulary import tables
@@ -34,7 +34,7 @@ from jaxlm.observe.progress import Progress
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
-from jaxlm.training import optim
+from jaxlm.training import optim, reading
 from jaxlm.training.evaluate import Score, make_score
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
@@ -79,18 +79,10 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     distributed.check_complete()
     layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in MESH_AXES}))
     check_batch(config.batch, config.microbatches, layout.size("batch"))
-    reading = partial(
-        open_data,
-        config.data.train,
-        config.data.validation,
-        tokenizer=tokenizer,
-        parse_special=config.data.parse_special,
-        cache=config.data.cache,
-        length=config.length,
-        seed=config.seed,
-        say=voice.say,
-    )
-    data, held = distributed.together("data", reading)
+    opening = partial(reading.read, config, tokenizer, voice.say)
+    data, held = distributed.together("data", opening)
+    if distributed.index() == 0:
+        reading.report(data, tokenizer, folder, voice.say)
     check_best(config, scored=held is not None)
     check_same(config, tokenizer, data, held)
     steps, rows = steps_of(config, data.rows_for)
@@ -152,8 +144,7 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
             made = tokenizers.load(local(path or ""))
         else:
             with voice.phase("training the tokenizer"):
-                texts = training_texts(config.data.train, config.data.validation)
-                made = train_tokenizer(kind, vocab, texts)
+                made = train_tokenizer(kind, vocab, reading.texts(config))
         temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         made.save(temporary)

@@ -15,11 +15,12 @@ from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data import files, sources
-from jaxlm.data.pipeline import Dataset, open_validation
+from jaxlm.data.pipeline import Dataset
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.base import Batch, Sums
 from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.training import reading
 from jaxlm.training.step import eval_step
 
 Score = Callable[[Params, Batch], Sums]
@@ -40,7 +41,7 @@ def place(dataset: Dataset, layout: Layout, size: int, limit: int | None = None)
                 start, stop, _ = index[0].indices(size)
                 return array[start - first : stop - first]
 
-            return jax.make_array_from_callback((size, dataset.length), sharding, piece)
+            return jax.make_array_from_callback((size, array.shape[1]), sharding, piece)
 
         return {name: shard(array) for name, array in rows.items()}
 
@@ -127,15 +128,7 @@ def evaluate_run(
     layout = Layout(make_mesh({"fsdp": -1}))
     own = config.data.validation
     check_found(own if isinstance(own, tuple) else config.data.train)
-    held = open_validation(
-        config.data.train,
-        config.data.validation,
-        tokenizer=run.tokenizer,
-        parse_special=config.data.parse_special,
-        cache=config.data.cache,
-        length=config.length,
-        say=say,
-    )
+    held = reading.read_validation(config, run.tokenizer, say)
     assert held is not None
     step, params = load_params(run, layout, warn=say)
     shards = layout.size("batch")

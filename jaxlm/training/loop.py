@@ -117,7 +117,8 @@ class Loop:
         try:
             check_fits(run, self._voice)
             batch = place(run.data, run.layout, config.batch, run.rows)
-            step = self._compiled = self._compile(batch(self._step))
+            first = batch(self._step)
+            steps = {first["tokens"].shape: self._compile(first)}
             self._watchdog.beat()
             key = jax.random.fold_in(jax.random.key(config.seed), 2)
             self._signals.patient()
@@ -131,7 +132,9 @@ class Loop:
                     profiler.at(self._step, self._state)
                     with self._timed("data_seconds"):
                         rows = next(batches)
-                    self._state, metrics = step(self._state, rows, key)
+                    if (shape := rows["tokens"].shape) not in steps:  # rows of another length
+                        steps[shape] = self._compile(rows)
+                    self._state, metrics = steps[shape](self._state, rows, key)
                     self._step += 1
                     self._window.add(self._step, metrics)
                     self._watchdog.beat()
@@ -177,7 +180,8 @@ class Loop:
         """The compiled step: compiled before the clock starts, and its memory known."""
         key = jax.random.key(0)
         with self._voice.phase("compiling"):
-            return compile_step(self._run.step, self._state, batch, key)
+            self._compiled = compile_step(self._run.step, self._state, batch, key)
+        return self._compiled
 
     def _after(self) -> str | None:
         """Everything that is due after a step; the signal that asks for an end, if any."""

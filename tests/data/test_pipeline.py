@@ -153,15 +153,8 @@ TEXTS = {
 def opened(jsonl, tokenizer, tmp_path):
     def open_(names, validation=None, **weights):
         train = tuple(jsonl(name, TEXTS[name], weight=weights.get(name)) for name in names)
-        return open_data(
-            train,
-            validation,
-            tokenizer=tokenizer,
-            parse_special=False,
-            cache=tmp_path / "cache",
-            length=16,
-            seed=1,
-        )
+        opener = pipeline.documents(tokenizer, length=16, cache=tmp_path / "cache")
+        return open_data(train, validation, opener, length=16, pad=tokenizer.pad, seed=1)
 
     return open_
 
@@ -196,12 +189,8 @@ def test_validation_of_its_own_is_opened_without_the_training_data(
     own = (jsonl("two", TEXTS["two"]),)
     _, held = opened(["one"], own)
     gone = (Source(path=str(tmp_path / "gone.jsonl")),)
-    how = {
-        "tokenizer": tokenizer,
-        "parse_special": False,
-        "cache": tmp_path / "cache",
-        "length": 16,
-    }
+    opener = pipeline.documents(tokenizer, length=16, cache=tmp_path / "cache")
+    how = {"opener": opener, "length": 16, "pad": tokenizer.pad}
     alone = pipeline.open_validation(gone, own, **how)
     assert equal(alone.batch(0, 7), held.batch(0, 7)) and alone.digest == held.digest
     share = pipeline.open_validation((jsonl("one", TEXTS["one"]),), 0.2, **how)

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from jaxlm.config.schema import Data
-from jaxlm.data.pipeline import Dataset, open_data, training_texts
+from jaxlm.data.pipeline import Dataset, documents, open_data, training_texts
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.tokenizer import load as load_tokenizer
 from jaxlm.text.train import train
@@ -24,13 +24,7 @@ def tokenizer(folder: Path, vocab: int = 4096) -> Tokenizer:
 
 def stdlib(folder: Path, length: int) -> Dataset:
     """Rows of `length` tokens; tokenizer and cache are made in `folder` the first time."""
-    dataset, _ = open_data(
-        SOURCES.train,
-        None,
-        tokenizer=tokenizer(folder),
-        parse_special=False,
-        cache=folder / "cache",
-        length=length,
-        seed=0,
-    )
+    own = tokenizer(folder)
+    opener = documents(own, length=length, cache=folder / "cache")
+    dataset, _ = open_data(SOURCES.train, None, opener, length=length, pad=own.pad, seed=0)
     return dataset

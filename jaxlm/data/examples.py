@@ -1,0 +1,292 @@
+"""Examples to learn answers from: read, tokenized, checked, and packed into rows."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxlm.core.errors import DataError
+from jaxlm.data import bins, files, packing
+from jaxlm.data.cache import Say, held_out
+from jaxlm.data.formats import Example, Format, detect
+from jaxlm.data.packing import Batch
+from jaxlm.data.records import READERS, is_saved, records
+from jaxlm.data.sources import Source
+from jaxlm.text import chat
+from jaxlm.text.tokenizer import Tokenizer
+
+
+class How(Protocol):
+    """What the configuration says of examples."""
+
+    @property
+    def template(self) -> str | None:
+        """Name of a built-in chat template; None is the tokenizer's own."""
+        ...
+
+    @property
+    def learn(self) -> str:
+        """responses, last or all."""
+        ...
+
+    @property
+    def overlong(self) -> str:
+        """error, truncate-left, truncate-right or drop."""
+        ...
+
+    @property
+    def packing(self) -> bool:
+        """Several examples in a row."""
+        ...
+
+
+@dataclass
+class Audit:
+    """What became of the examples of one source."""
+
+    source: str
+    format: str = ""
+    template: str = ""
+    examples: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Why -> how many."""
+    truncated: int = 0
+    rows: int = 0
+    tokens: int = 0
+    trained: int = 0
+    """Tokens that are learned."""
+    ends_trained: int = 0
+    """Examples whose last learned token ends generation."""
+    doubled_bos: int = 0
+    """Examples that begin with two start tokens."""
+    held: int = 0
+    """Examples held out for validation."""
+    lost: list[dict[str, str]] = field(default_factory=list)
+    """Where each example is from that was dropped or truncated, and why."""
+
+    def lines(self, pad_is_eos: bool) -> list[str]:
+        """As a person reads it before the first step."""
+        share = self.trained / max(self.tokens, 1)
+        lines = [
+            f"{self.source}: {self.examples:,} examples of {self.format}"
+            + (f", written with {self.template}" if self.template else ""),
+            f"  {self.kept:,} kept in {self.rows:,} rows, {self.held:,} held out, "
+            f"{self.truncated:,} truncated, {self.dropped.total():,} dropped"
+            + "".join(f"; {why}: {count:,}" for why, count in self.dropped.items()),
+            f"  {self.trained:,} of {self.tokens:,} tokens are learned ({share:.1%}); "
+            f"the end token in {self.ends_trained:,} of {self.kept:,} examples",
+        ]
+        if self.doubled_bos:
+            lines.append(f"  {self.doubled_bos:,} examples begin with two start tokens")
+        if pad_is_eos:
+            lines.append("  padding is the end token: it is told apart by position, not by its id")
+        return lines
+
+    def summary(self) -> dict[str, Any]:
+        """The counts, for a file."""
+        found = asdict(self)
+        del found["lost"]
+        return {**found, "dropped": dict(self.dropped)}
+
+
+class Tokenized(NamedTuple):
+    """One example: its ids, and which of them are learned."""
+
+    ids: np.ndarray
+    """uint32 [T]."""
+    learned: np.ndarray
+    """bool [T]."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Examples as rows of `length`: a segment each, positions from 0."""
+
+    examples: tuple[Tokenized, ...]
+    plan: tuple[tuple[int, ...], ...]
+    """Of each row, which examples it holds."""
+    length: int
+    pad: int
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return len(self.plan)
+
+    @property
+    def tokens(self) -> int:
+        """Of all examples."""
+        return sum(example.ids.size for example in self.examples)
+
+    @property
+    def digest(self) -> str:
+        """Of every example and of the rows they are in."""
+        found = hashlib.sha256(repr(self.plan).encode())
+        for example in self.examples:
+            found.update(example.ids.tobytes() + example.learned.tobytes())
+        return found.hexdigest()
+
+    def width(self, index: np.ndarray) -> int:
+        """Columns up to the end of the longest; all of them where rows are packed."""
+        if any(len(row) > 1 for row in self.plan):
+            return self.length
+        return max(self.examples[self.plan[i][0]].ids.size - 1 for i in index.tolist())
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The rows `index` [B]; see `packing.windows`. An example's first token is no target."""
+        batch = packing.blank(index.size, self.length, self.pad)
+        for row, number in enumerate(index.tolist()):
+            start = 0
+            for segment, which in enumerate(self.plan[number], 1):
+                ids, learned = self.examples[which]
+                at = slice(start, start + ids.size - 1)
+                batch["tokens"][row, at] = ids[:-1]
+                batch["targets"][row, at] = ids[1:]
+                batch["weights"][row, at] = learned[1:]
+                batch["segments"][row, at] = segment
+                batch["positions"][row, at] = np.arange(ids.size - 1)
+                start = at.stop
+        return batch
+
+
+def open_examples(
+    source: Source, tokenizer: Tokenizer, how: How, *, length: int, hold_out: float, say: Say | None
+) -> tuple[Packed, Packed, Audit]:
+    """(examples to train on, those held out, what became of all of them) of one source.
+
+    hold_out: the share that is held out, by a hash of what a record says. Raises DataError with
+    file and line for what cannot be learned from, and when nothing is left.
+    """
+    audit, splits = Audit(source.path), ([], [])
+    for example in _read(source, audit):
+        audit.examples += 1
+        one = _fitted(_tokenized(example, tokenizer, how, audit), example, how, length, audit)
+        if one is None:
+            continue
+        held = hold_out > 0 and held_out(_said(example), hold_out)
+        splits[held].append(one)
+        audit.held += held
+        if not held:
+            _count(one, tokenizer, audit)
+        if say and audit.examples % 10_000 == 0:
+            say(f"reading {source.path}: {audit.examples:,} examples")
+    train, kept = (_packed(split, how, length, tokenizer.pad) for split in splits)
+    audit.rows = train.count
+    if not train.count:
+        why = ", ".join(f"{count} {why}" for why, count in audit.dropped.items()) or "0 examples"
+        raise DataError(source.path, f"nothing is left to learn from: {why}")
+    return train, kept, audit
+
+
+def texts(sources: Iterable[Source]) -> Iterator[str]:
+    """Everything that is said in the examples of these sources."""
+    for source in sources:
+        for example in _read(source, Audit(source.path)):
+            yield from (str(message.get("content") or "") for message in example.messages)
+            yield from filter(None, (example.prompt, example.completion))
+
+
+def _read(source: Source, audit: Audit) -> Iterator[Example]:
+    path = source.path
+    found = [files.local(path)] if is_saved(path) else files.find(path, tuple(READERS))
+    for file in found:
+        format: Format | None = None
+        for where, record in records(file):
+            if format is None or not set(format.needs) <= record.keys():
+                format = detect(record.keys(), where, source.field)
+                if format.name not in audit.format.split(" and "):
+                    audit.format += " and " * bool(audit.format) + format.name
+            yield format.read(record, where)
+
+
+def _said(example: Example) -> str:
+    return json.dumps(example._replace(where=""), sort_keys=True, default=str)
+
+
+def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: Audit) -> Tokenized:
+    if not example.messages:
+        return _of_pair(example, tokenizer, how)
+    template = _template(tokenizer, how, example)
+    audit.template = audit.template or (how.template or "the model's own chat template")
+    try:
+        stretches = template.answers(tokenizer, example.messages, tools=example.tools)
+    except DataError as error:
+        raise DataError(example.where, f"{error.where}: {error.what}") from None
+    said = [index for _, index in stretches if index is not None]
+    wanted = {
+        index
+        for index in (said[-1:] if how.learn == "last" else said)
+        if example.messages[index].get("train", example.messages[index].get("weight", True))
+    }
+    ids = [number for part, _ in stretches for number in part]
+    learned = [index in wanted or (how.learn == "all") for part, index in stretches for _ in part]
+    if stretches[-1][0] == [] and said and said[-1] in wanted and ids[-1] not in tokenizer.ends:
+        ids, learned = [*ids, tokenizer.eos], [*learned, True]  # else it never learns to stop
+    return Tokenized(np.array(ids, np.uint32), np.array(learned, bool))
+
+
+def _of_pair(example: Example, tokenizer: Tokenizer, how: How) -> Tokenized:
+    """Prompt and completion by themselves, as a model meets them when it answers."""
+    first = [] if tokenizer.bos is None else [tokenizer.bos]
+    prompt = first + tokenizer.encode(example.prompt, add_special=False)
+    if example.prompt:
+        said = chat.continued(tokenizer, example.completion)
+    else:
+        said = tokenizer.encode(example.completion, add_special=False)
+    ids = [*prompt, *said, tokenizer.eos]
+    all_of_it = how.learn == "all" or not example.prompt
+    learned = [all_of_it] * len(prompt) + [True] * (len(said) + 1)
+    return Tokenized(np.array(ids, np.uint32), np.array(learned, bool))
+
+
+def _template(tokenizer: Tokenizer, how: How, example: Example) -> chat.ChatTemplate:
+    if how.template:
+        return chat.builtin(tokenizer, how.template)
+    if not tokenizer.templates:
+        what = "the tokenizer has no chat template; add examples.template=alpaca, plain or another"
+        raise DataError(example.where, what)
+    return chat.of(tokenizer)
+
+
+def _fitted(
+    one: Tokenized, example: Example, how: How, length: int, audit: Audit
+) -> Tokenized | None:
+    """The example within length + 1 ids, or None when it is dropped."""
+    if (long := one.ids.size) > length + 1:
+        if how.overlong == "error":
+            raise DataError(
+                example.where,
+                f"{long - 1} tokens are more than length={length}; use length={long - 1}, or "
+                "examples.overlong=truncate-right, truncate-left or drop",
+            )
+        audit.lost.append({"where": example.where, "tokens": str(long), "why": how.overlong})
+        if how.overlong == "drop":
+            audit.dropped["too long"] += 1
+            return None
+        audit.truncated += 1
+        kept = slice(length + 1) if how.overlong == "truncate-right" else slice(-length - 1, None)
+        one = Tokenized(one.ids[kept], one.learned[kept])
+    if not one.learned[1:].any():
+        audit.dropped["no learned token"] += 1
+        audit.lost.append({"where": example.where, "why": "no learned token"})
+        return None
+    return one
+
+
+def _count(one: Tokenized, tokenizer: Tokenizer, audit: Audit) -> None:
+    audit.kept += 1
+    audit.tokens += one.ids.size
+    audit.trained += int(one.learned[1:].sum())
+    audit.ends_trained += int(one.ids[np.flatnonzero(one.learned)[-1]]) in tokenizer.ends
+    audit.doubled_bos += tokenizer.bos is not None and one.ids[:2].tolist() == [tokenizer.bos] * 2
+
+
+def _packed(examples: list[Tokenized], how: How, length: int, pad: int) -> Packed:
+    sizes = [example.ids.size - 1 for example in examples]
+    rows = bins.plan(sizes, length) if how.packing else [[i] for i in range(len(sizes))]
+    return Packed(tuple(examples), tuple(map(tuple, rows)), length, pad)

@@ -1,0 +1,63 @@
+"""The data of a run, as its objective reads it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxlm.config.schema import RunConfig
+from jaxlm.data import examples, pipeline
+from jaxlm.data.pipeline import Dataset, Opener
+from jaxlm.text.tokenizer import Tokenizer
+
+Say = Callable[[str], None]
+AUDIT, LOST = "audit.json", "dropped.jsonl"
+
+
+def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
+    """How the sources of a run are opened."""
+    if config.objective.type == "sft":
+        return pipeline.answers(tokenizer, config.examples, length=config.length, say=say)
+    return pipeline.documents(
+        tokenizer,
+        length=config.length,
+        parse_special=config.data.parse_special,
+        cache=config.data.cache,
+        say=say,
+    )
+
+
+def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Dataset | None]:
+    """The training and the validation data. Raises DataError and ConfigError."""
+    data, length, pad = config.data, config.length, tokenizer.pad
+    how = opener(config, tokenizer, say)
+    return pipeline.open_data(
+        data.train, data.validation, how, length=length, pad=pad, seed=config.seed
+    )
+
+
+def read_validation(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Dataset | None:
+    """The validation data alone. Raises DataError and ConfigError."""
+    data, how = config.data, opener(config, tokenizer, say)
+    return pipeline.open_validation(
+        data.train, data.validation, how, length=config.length, pad=tokenizer.pad
+    )
+
+
+def texts(config: RunConfig) -> Iterator[str]:
+    """What a tokenizer is trained on."""
+    if config.objective.type == "sft":
+        return examples.texts(config.data.train)
+    return pipeline.training_texts(config.data.train, config.data.validation)
+
+
+def report(data: Dataset, tokenizer: Tokenizer, folder: Path, say: Say) -> None:
+    """Say what became of the examples, and write it into the run's folder."""
+    if not data.audits:
+        return
+    for audit in data.audits:
+        for line in audit.lines(tokenizer.pad == tokenizer.eos):
+            say(line)
+    found = [audit.summary() for audit in data.audits]
+    (folder / AUDIT).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    lost = [json.dumps(each) + "\n" for audit in data.audits for each in audit.lost]
+    (folder / LOST).write_text("".join(lost), encoding="utf-8")
