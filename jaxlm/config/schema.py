@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from jaxlm.config.optimizers import AdamW, Optimizer
-from jaxlm.config.values import Count, Name, NonNegative, Patterns, Positive, Seed, Whole, many
+from jaxlm.config.values import (
+    Count,
+    Name,
+    NonNegative,
+    Patterns,
+    Positive,
+    Seed,
+    Trainable,
+    Whole,
+    many,
+)
 from jaxlm.core.section import Section
 from jaxlm.models.spec import ModelSpec
 
@@ -207,9 +217,10 @@ class RunConfig(Section):
     init: str | None = None
     """What this run's weights start from: a run, an import, a Hugging Face folder, or
     hf://ORG/NAME@REVISION; left out, random ones."""
-    trainable: Patterns | None = None
-    """Names of the parameters that are trained, as regular expressions; the rest is frozen. Left
-    out: all of them, or with lora.rank the adapters."""
+    trainable: Trainable | None = None
+    """What is trained; the rest is frozen. Regular expressions over the parameters' names, or the
+    words lora, head, norms, embeddings, attention, mlp, biases and `last_layers: N`. Left out:
+    everything, or with lora.rank the adapters."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of activations and products; auto is bfloat16 on accelerators, float32 on the CPU."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,7 +1,7 @@
 """The kinds of values that keys hold, with their ranges."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -31,8 +31,40 @@ def _compiles(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return patterns
 
 
+def _said(value: Any) -> Any:
+    """`{last_layers: N}` and `last_layers:N` as the one text that patterns have for it."""
+    if isinstance(value, dict) and list(value) == ["last_layers"]:
+        value = f"last_layers: {value['last_layers']}"
+    if not isinstance(value, str) or not value.startswith("last_layers"):
+        return value
+    number = value.removeprefix("last_layers").lstrip(":= ")
+    if not re.fullmatch("[1-9][0-9]{0,5}", number):
+        raise ValueError(f"{value} names no number of layers; write last_layers: 2")
+    return f"last_layers: {number}"
+
+
+def _parts(value: Any) -> Any:
+    found = many(value)
+    return found if found is None else tuple(map(_said, found))
+
+
+def _one_depth(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    depths = [pattern for pattern in patterns if pattern.startswith("last_layers")]
+    if len(depths) > 1:
+        raise ValueError(f"{' and '.join(depths)} stand side by side; keep one")
+    return patterns
+
+
+_Part = str | dict[Literal["last_layers"], Count]
 Patterns = Annotated[
     tuple[str, ...],
     BeforeValidator(many, json_schema_input_type=str | tuple[str, ...]),
     AfterValidator(_compiles),
+]
+
+Trainable = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_parts, json_schema_input_type=_Part | tuple[_Part, ...]),
+    AfterValidator(_compiles),
+    AfterValidator(_one_depth),
 ]

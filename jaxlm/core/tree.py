@@ -4,14 +4,13 @@ A name is the path of a leaf: `decoder/blocks/attn/q/kernel`. A mask is the set 
 are in. `partition` returns two smaller dicts without the absent branches; `combine` merges them.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.parts import found
 
 Params = dict[str, Any]
 Mask = frozenset[str]
@@ -51,18 +50,8 @@ def select(params: Params, patterns: Iterable[str], where: str = "trainable") ->
 
     Raises ConfigError, under the key `where`, for a pattern that matches nothing or is not one.
     """
-    every = list(flatten(params))
-    chosen: set[str] = set()
-    for pattern in patterns:
-        try:
-            found = [name for name in every if re.search(pattern, name)]
-        except re.error as error:
-            raise ConfigError(where, f"{pattern!r} is not a regular expression: {error}") from None
-        if not found:
-            known = ", ".join(every[:3])
-            raise ConfigError(where, f"{pattern!r} matches no parameter; names are like {known}")
-        chosen.update(found)
-    return frozenset(chosen)
+    names = list(flatten(params))
+    return frozenset(name for each in patterns for name in found(names, each, where))
 
 
 def partition(params: Params, mask: Mask) -> tuple[Params, Params]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from jaxlm.hub.tensors import open_tensors
 from jaxlm.inference import imported
 from jaxlm.inference.run import open_run, shapes
 from jaxlm.models.axes import AXES
+from jaxlm.models.depth import joined
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
 
@@ -68,7 +70,8 @@ def inspect(path: str | Path) -> Contents:
         rows = _rows(leaves, folder.family.table(folder.spec))
         return Contents("import", folder.family.model_type, folder.spec, rows)
     run = open_run(path)
-    leaves = tree.flatten(shapes(run.config, run.spec, layout))
+    found = jax.eval_shape(partial(joined, layout=layout), shapes(run.config, run.spec, layout))
+    leaves = tree.flatten(found)
     try:
         began = imported.kept(path).is_file()
         family = imported.open_imported(path).family if began else families.fitting(run.spec)

@@ -20,13 +20,13 @@ from jaxlm.checkpoint.digest import digests
 from jaxlm.checkpoint.manifest import chain
 from jaxlm.config.load import load as load_config
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import tree
+from jaxlm.core import parts, tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub import load as folders
 from jaxlm.inference import imported, vocabulary
-from jaxlm.models import lora
+from jaxlm.models import depth, lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
@@ -113,23 +113,27 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
 
 
 def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:
-    """Every parameter of a run, adapters included, as ShapeDtypeStructs with shardings."""
+    """Every parameter of a run as it trains them, as ShapeDtypeStructs with shardings."""
     base = param_shapes(spec, layout, jnp.dtype(config.param_dtype))
     return layout.placed(jax.eval_shape(partial(adapted, config, layout), base), AXES)
 
 
 def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
-    """`params` with the adapters that the configuration asks for."""
-    if not config.lora.rank:
-        return params
-    return lora.add(
-        params,
-        layout,
-        jax.random.fold_in(jax.random.key(config.seed), 1),
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        targets=config.lora.targets,
-    )
+    """`params` as the run trains them: with its adapters, and what lies under `last_layers` apart.
+
+    Their arrays are given up where they are split.
+    """
+    if config.lora.rank:
+        params = lora.add(
+            params,
+            layout,
+            jax.random.fold_in(jax.random.key(config.seed), 1),
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            targets=config.lora.targets,
+        )
+    count = parts.last_layers(config.trainable or ())
+    return depth.split(params, layout, count) if count else params
 
 
 def load_params(
@@ -144,13 +148,12 @@ def load_params(
     checkpoints = Checkpoints(run.folder / "checkpoints", warn=warn)
     if not run.config.init:
         step, params, _, _ = checkpoints.restore(want, None, step)
-        return step, params
+        return step, depth.joined(params, layout)
     mask = trained(run.config, want)
     live, _ = tree.partition(want, mask)
     step, live, _, meta = checkpoints.restore(live, None, step)
-    return step, tree.combine(
-        live, frozen_params(run.config, layout, mask, want, meta["base"], warn)
-    )
+    frozen = frozen_params(run.config, layout, mask, want, meta["base"], warn)
+    return step, depth.joined(tree.combine(live, frozen), layout)
 
 
 def trained(config: RunConfig, params: Params) -> Mask:
@@ -158,9 +161,14 @@ def trained(config: RunConfig, params: Params) -> Mask:
 
     An adapter's scale never trains. Raises ConfigError for a pattern that matches nothing.
     """
-    patterns = config.trainable or (("lora_[ab]$",) if config.lora.rank else (".",))
-    chosen = tree.select(params, patterns)
-    return frozenset(name for name in chosen if not name.endswith("lora_scale"))
+    return frozenset(name for names in matched(config, params).values() for name in names)
+
+
+def matched(config: RunConfig, params: Params) -> dict[str, list[str]]:
+    """Of each pattern of `trained` the names that it means."""
+    patterns = config.trainable or (("lora",) if config.lora.rank else (".",))
+    names = [name for name in tree.flatten(params) if not name.endswith("lora_scale")]
+    return parts.matched(names, patterns)
 
 
 def frozen_params(

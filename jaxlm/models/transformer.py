@@ -21,6 +21,7 @@ from jaxlm.core.tree import Params
 from jaxlm.models.attention import Attention
 from jaxlm.models.axes import AXES
 from jaxlm.models.cache import Cache, KeyValues
+from jaxlm.models.depth import scan
 from jaxlm.models.experts import Experts
 from jaxlm.models.heads import Head, logits, padded_vocab, select_head
 from jaxlm.models.layers import Mlp, Normalize, dropout, residual_scale
@@ -178,18 +179,9 @@ class Stack(nn.Module):
             bias = Relative(spec, self.causal, self.layout, name="relative")(places, size)
         if spec.remat != "none":
             block = nn.remat(Block, policy=REMAT[spec.remat], prevent_cse=False)
-        blocks = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]
-            length=spec.layers,
-            unroll=spec.unroll,
-        )
         shared = Shared(segments, turns, bias, source, keys)
-        x, cache = blocks(spec, self.layout, self.dtype, self.causal, self.site, name="blocks")(
-            x, shared, jnp.arange(spec.layers), cache
-        )
+        settings = (spec, self.layout, self.dtype, self.causal, self.site)
+        x, cache = scan(self, block, settings, x, shared, cache)
         return x if spec.norm.place == "sum" else Normalize(spec.norm, name="final_norm")(x), cache
 
     def _embedded(self, x: Array, positions: Array, keys: Array | None) -> Array:

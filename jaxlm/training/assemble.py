@@ -22,7 +22,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
-from jaxlm.inference.run import compute_dtype, rows_before, shapes, trained
+from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
 from jaxlm.inference.vocabulary import tables
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -34,7 +34,7 @@ from jaxlm.observe.progress import Progress
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
-from jaxlm.training import optim, reading
+from jaxlm.training import optim, reading, receipt
 from jaxlm.training.evaluate import Score, make_score
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
@@ -94,6 +94,11 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     mask = trained(config, want)
     live, frozen = tree.partition(want, mask)
     optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES)
+    state = optim.state_shapes(optimizer.tx, live, layout, AXES)
+    if distributed.index() == 0:
+        found = receipt.receipt(matched(config, want), want, mask, state)
+        voice.say("\n".join(receipt.lines(found)))
+        receipt.write(found, folder)
     checkpoints = keeping(config, folder, voice)
     step = partial(
         train_step,

@@ -15,6 +15,7 @@ from jaxlm.config import optimizers as keys
 from jaxlm.core import tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import AxesTable, Layout, logical_axes
+from jaxlm.core.parts import whole
 from jaxlm.core.tree import Params
 
 Rate = Callable[[Any], Any]
@@ -177,7 +178,7 @@ def build(o: Any, live: Params, *, steps: int, axes: AxesTable) -> Optimizer:
         )
     rate = schedule(o.schedule, o.learning_rate, steps)
     exempt = [re.compile(pattern) for pattern in o.no_decay]
-    mask = tree.map_named(lambda name, _: not any(p.search(name) for p in exempt), live)
+    mask = tree.map_named(lambda name, _: not any(p.search(whole(name)) for p in exempt), live)
     tx = OPTIMIZERS[o.type](o, rate, Decay(o.weight_decay, mask), axes)
     if o.clip is not None:
         tx = optax.chain(optax.clip_by_global_norm(o.clip), tx)
