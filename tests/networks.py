@@ -153,10 +153,14 @@ def trainer(
     microbatches: int = 1,
     dtype: Any = jnp.float32,
 ) -> tuple[TrainState, Any]:
-    """The first state, and the jitted step (state, batch) -> (state, metrics) of the network."""
+    """The first state, and the jitted step (state, batch) -> (state, metrics) of the network.
+
+    trainable: patterns, or a mask.
+    """
     at = at or layout()
     start = params(spec, at) if start is None else start
-    mask = tree.select(start, trainable)
+    known = isinstance(trainable, frozenset)
+    mask = trainable if known else tree.select(start, trainable)
     opt_state = init_state(tx, tree.partition(start, mask)[0], at, AXES)
     state = TrainState(jax.device_put(jnp.int32(0), at.sharding(())), start, opt_state)
     step = plain_step(spec, tx, mask, at=at, microbatches=microbatches, dtype=dtype)

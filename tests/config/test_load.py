@@ -62,6 +62,15 @@ def test_extends_merges_sections_and_replaces_lists(file):
     assert config.trainable == ("c",)
 
 
+@pytest.mark.parametrize(
+    "text", ["last_layers: 2", "last_layers:2", "[last_layers: 2]", "{last_layers: 2}"]
+)
+def test_last_layers_is_one_text_however_it_is_written(file, text):
+    config = load(None, ["data.train=x", "steps=1", f"trainable={text}"])
+    assert config.trainable == ("last_layers: 2",)
+    assert load(file(dump(config))).trainable == config.trainable
+
+
 def test_a_base_is_found_beside_its_file(tmp_path):
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "x.yaml").write_text("extends: base.yaml\n")

@@ -39,19 +39,18 @@ def test_words_stand_for_patterns():
 @pytest.mark.parametrize(
     ("pattern", "line"),
     [
-        ("atn/q", "'atn/q' matches no parameter; near are attn/q, .*"),
-        ("norm_s", "'norm_s' matches no parameter; near are norms, .*"),
-        ("head", "'head' matches no parameter; the embedding is this model's head .*"),
+        ("atn/q", "'atn/q' matches no parameter; near are attn/q, "),
+        ("norm_s", "'norm_s' matches no parameter; near are norms"),
+        ("head", "'head' matches no parameter; the embedding is this model's head "),
         ("biases", "'biases' matches no parameter; this model has none"),
-        ("^zzz$", "'^zzz$' matches no parameter; names are like decoder/blocks/.*"),
-        ("q(", r"'q(' is not a regular expression: .*"),
+        ("^zzz$", "'^zzz$' matches no parameter; names are like decoder/blocks/"),
+        ("q(", "'q(' is not a regular expression: "),
     ],
 )
 def test_what_matches_nothing_is_answered_with_near_names(pattern, line):
     with pytest.raises(ConfigError) as raised:
         parts.matched(names("llama"), ["norms", pattern])
-    said = str(raised.value)
-    assert re.fullmatch("trainable: " + re.escape(line).replace(r"\.\*", ".*"), said), said
+    assert str(raised.value).startswith(f"trainable: {line}")
 
 
 def test_a_split_changes_no_meaning_but_that_of_the_last_layers():
