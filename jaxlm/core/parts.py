@@ -50,6 +50,17 @@ def last_layers(patterns: Iterable[str]) -> int:
     return max((int(found[1]) for p in patterns if (found := _LAST.fullmatch(p))), default=0)
 
 
+def depth_of(name: str) -> int:
+    """How far from the input a parameter is used first: a gradient comes down to the least depth
+    that trains. 0 embeddings, 1 the layers in LOWER, 2 the others, 3 what follows them.
+    """
+    if f"/{LOWER}/" in name:
+        return 1
+    if "/blocks/" in name:
+        return 2
+    return 3 if re.search(r"^head/|/final_norm/", name) else 0
+
+
 def last_stack(names: Iterable[str]) -> str:
     """Where the stack that the head reads has its layers: `decoder/blocks/`, or an encoder's."""
     decoder = any(name.startswith("decoder/") for name in names)

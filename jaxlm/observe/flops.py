@@ -8,8 +8,8 @@ import re
 
 FORMULA = (
     "6N + 6 x layers x length x heads x head_dim per token, forward and backward: N = parameters "
-    "that multiply (head in, embedding lookup out; frozen ones count 4, not 6), attention's causal "
-    "half, recomputation not counted"
+    "that multiply (head in, embedding lookup out; frozen ones count 4, not 6, 2 below all that "
+    "trains, where attention is forward alone), attention's causal half, recomputation not counted"
 )
 
 _TERA = 1e12
@@ -48,14 +48,24 @@ _PART_OF_ONE = re.compile(r"\b(laptop|max-q|mig|vgpu)\b", re.IGNORECASE)
 
 
 def flops_per_token(
-    *, trained: int, frozen: int, layers: int, length: int, heads: int, head_dim: int
+    *,
+    trained: int,
+    frozen: int,
+    layers: int,
+    length: int,
+    heads: int,
+    head_dim: int,
+    below: int = 0,
+    layers_below: int = 0,
 ) -> int:
     """Model FLOPs per token of one update, by FORMULA (Chowdhery et al. 2022, appendix B, causal).
 
     trained, frozen: parameters that multiply. The embedding's lookup does not; a tied embedding
     counts once, as the head. A frozen one costs no gradient of its own: 2 forward, 2 to the input.
+    below: those, in `layers_below` of the layers, that no gradient comes down to: forward alone.
     """
-    return 6 * trained + 4 * frozen + 6 * layers * length * heads * head_dim
+    passes = 3 * layers - 2 * layers_below
+    return 6 * trained + 4 * frozen + 2 * below + 2 * passes * length * heads * head_dim
 
 
 def peak_flops(device_kind: str) -> float | None:

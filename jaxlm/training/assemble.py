@@ -15,7 +15,7 @@ import jax
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import distributed, tree
+from jaxlm.core import distributed, parts, tree
 from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
@@ -266,10 +266,16 @@ def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[st
     def size(params: Params) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
+    first = min(map(parts.depth_of, tree.flatten(live)))
+    names = frozenset(name for name in tree.flatten(frozen) if 0 < parts.depth_of(name) < first)
+    below, passed = tree.partition(frozen, names)
+    stacks = {n.partition("blocks/")[0]: leaf.shape[0] for n, leaf in tree.flatten(below).items()}
     per_token = flops.flops_per_token(
         trained=multiplying(live),
-        frozen=multiplying(frozen),
+        frozen=multiplying(passed),
+        below=multiplying(below),
         layers=spec.layers,
+        layers_below=sum(stacks.values()),
         length=length,
         heads=spec.heads,
         head_dim=spec.head_dim,

@@ -9,6 +9,13 @@ def test_frozen_parameters_cost_no_gradient_of_their_own():
     shape = {"layers": 0, "length": 1, "heads": 1, "head_dim": 1}
     assert flops_per_token(trained=10, frozen=0, **shape) == 60
     assert flops_per_token(trained=0, frozen=10, **shape) == 40
+    assert flops_per_token(trained=0, frozen=0, below=10, **shape) == 20
+
+
+def test_layers_that_no_gradient_comes_down_to_are_computed_once():
+    shape = {"trained": 0, "frozen": 0, "length": 8, "heads": 2, "head_dim": 4}
+    whole, below = (flops_per_token(layers=3, layers_below=n, **shape) for n in (0, 3))
+    assert whole == 3 * below
 
 
 def test_attention_is_the_causal_half_of_its_two_products():

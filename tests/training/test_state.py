@@ -12,6 +12,7 @@ from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError, ConfigError, DataError
 from jaxlm.inference.run import load_params, open_run, shapes, trained
+from jaxlm.models import depth
 from jaxlm.models.axes import AXES
 from jaxlm.text import train
 from jaxlm.training import optim, resume
@@ -124,6 +125,22 @@ def test_a_frozen_base_is_named_and_not_written(begin, keys):
     kernel = state.params["decoder"]["blocks"]["mlp"]["up"]["kernel"]
     right = start.params["decoder"]["blocks"]["mlp"]["up"]["kernel"].astype(config.param_dtype)
     networks.assert_same(kernel, right)
+
+
+@pytest.mark.parametrize("of_a_base", [True, False])
+def test_the_last_layers_are_saved_and_all_are_loaded(begin, of_a_base):
+    model = {"model": {**MODEL, "layers": 3}}
+    base = begin("base", **model)
+    saved(base)
+    start = {"init": base.folder} if of_a_base else model
+    config = begin("child", trainable=["last_layers: 1"], **start)
+    made, _, state = saved(config)
+    assert (written(config) == made.mask) == of_a_base
+    again, spec = keeper(config, MIXED)
+    networks.assert_same(again.restore(spec, print)[0], state)
+    loaded = load_params(open_run(config.folder), made.layout)[1]
+    networks.assert_same(loaded, depth.joined(state.params, made.layout))
+    assert loaded["decoder"]["blocks"]["mlp"]["up"]["kernel"].shape[0] == 3
 
 
 def test_a_base_keeps_the_step_that_another_run_starts_from(begin):
