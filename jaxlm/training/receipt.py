@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxlm.core import tree
-from jaxlm.core.parts import TYPES, type_of
+from jaxlm.core.parts import TYPES, type_of, whole
 from jaxlm.core.tree import Mask, Params
 from jaxlm.core.words import count, size
 
@@ -29,16 +29,19 @@ def receipt(matched: dict[str, list[str]], params: Params, mask: Mask, opt_state
         row = types.setdefault(type_of(name), {"parameters": 0, "trained": 0})
         row["parameters"] += leaf.size
         row["trained"] += leaf.size * (name in mask)
-    whole, trained = _numbers(params), _numbers(live)
+    numbers, trained = _numbers(params), _numbers(live)
     return {
         "patterns": {
-            pattern: {"tensors": len(names), "parameters": sum(leaves[n].size for n in names)}
+            pattern: {
+                "tensors": len(set(map(whole, names))),
+                "parameters": sum(leaves[name].size for name in names),
+            }
             for pattern, names in matched.items()
         },
         "types": {kind: types[kind] for kind in [*TYPES, "other"] if kind in types},
-        "parameters": whole,
+        "parameters": numbers,
         "trained": trained,
-        "share": trained / whole,
+        "share": trained / numbers,
         "bytes": {
             "weights": tree.nbytes(params),
             "gradients": tree.nbytes(live),
@@ -58,7 +61,7 @@ def lines(found: Receipt) -> list[str]:
         for pattern, each in found["patterns"].items()
     ]
     return [
-        f"trains {some} of {all_of} parameters ({found['share']:.3g}): {', '.join(meant)}",
+        f"trains {some} of {all_of} parameters ({100 * found['share']:.3g}%): {', '.join(meant)}",
         *(
             f"  {kind:<11}{count(each['trained']):>7} of {count(each['parameters'])}"
             for kind, each in found["types"].items()
