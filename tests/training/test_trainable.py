@@ -14,6 +14,7 @@ from jaxlm.core import parts, tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.models import depth, lora
 from jaxlm.models.axes import AXES
+from jaxlm.models.cache import empty_cache
 from jaxlm.models.transformer import make_forward
 from jaxlm.training import optim, receipt
 
@@ -65,6 +66,13 @@ def test_a_split_stack_computes_what_the_whole_one_does():
     forward = make_forward(SPEC, at, jnp.float32)
     run = jax.jit(lambda params: forward.hidden(params, batch, None)[0])
     networks.assert_close({"y": run(start(1))}, {"y": run(start())}, 1e-6)
+    cache = empty_cache(4, 8, 16, SPEC.kv_heads, SPEC.head_dim, jnp.float32)
+    for part in (slice(0, 5), slice(5, 6)):
+        step = jax.jit(forward.decode)
+        tokens = batch["tokens"][:, part]
+        found, split = step(start(3), tokens, cache)
+        right, cache = step(start(), tokens, cache)
+        networks.assert_close((found, split), (right, cache), 1e-6)
     slope = jax.grad(networks.loss(SPEC))
     networks.assert_close(depth.joined(slope(start(3), batch), at), slope(start(), batch))
 
