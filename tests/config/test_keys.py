@@ -114,6 +114,14 @@ SET = (
     "profile.steps=1:2",
 )
 """Every key that a run from nothing has, away from its default, beside those of processes.TINY."""
+EXAMPLES = (
+    "objective.type=sft",
+    "examples.template=plain",
+    "examples.learn=last",
+    "examples.overlong=drop",
+    "examples.packing=false",
+)
+"""Those of a run on examples."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
 """What excludes others of them; two more runs below set it."""
 IDLE = {"data.validation.weight"}
@@ -127,6 +135,9 @@ def texts(tmp_path_factory):
     lines = [f'{{"body": "text number {i} of some words"}}\n' for i in range(400)]
     for name in ("a", "b"):
         (folder / f"{name}.jsonl").write_text("".join(lines))
+    long = " ".join(map(str, range(99)))
+    asked = [f'{{"instruction": "{i}", "output": "word"}}\n' for i in (*range(40), long)]
+    (folder / "c.jsonl").write_text("".join(asked))
     return folder
 
 
@@ -156,11 +167,15 @@ def test_every_key_has_an_effect(texts):
     ]
     assert without_effect(texts, *plain, data, f"init={texts}/run", "steps=2") == []
 
+    plain = [w for w in processes.words(texts, name="tuned") if not w.startswith("data.")]
+    data = f"data.train={texts}/c.jsonl"
+    assert without_effect(texts, *plain, *EXAMPLES, data, "steps=2") == []
+
 
 def test_every_key_is_set_above():
     config = load(None, [*processes.TINY, *SET, "data.train=x", "run_dir=y", "data.cache=z"])
     assert config.name == "other"
-    given = {word.partition("=")[0] for word in (*processes.TINY, *SET)}
+    given = {word.partition("=")[0] for word in (*processes.TINY, *SET, *EXAMPLES)}
     given |= {"run_dir", "data.cache", "tokenizer.type", "objective.type", *NOT_SET, *IDLE}
     given |= {
         f"data.{part}.{key}"
