@@ -232,4 +232,4 @@ def test_what_is_ignored_is_said(tokenizer, tmp_path, capsys):
     (out / "code.py").write_text("raise SystemExit('executed')")
     jaxlm.load(out)
     said = capsys.readouterr().err
-    assert "auto_map is ignored" in said and "attention_dropout=0.1 is ignored" in said
+    assert "auto_map is ignored" in said and "dropout" not in said  # nothing trains here
