@@ -131,9 +131,14 @@ class Packed:
             found.update(example.ids.tobytes() + example.learned.tobytes())
         return found.hexdigest()
 
+    @property
+    def full(self) -> bool:
+        """Where some row holds several examples."""
+        return len(self.examples) > len(self.plan)
+
     def width(self, index: np.ndarray) -> int:
         """Columns up to the end of the longest; all of them where rows are packed."""
-        if any(len(row) > 1 for row in self.plan):
+        if self.full:
             return self.length
         return max(self.examples[self.plan[i][0]].ids.size - 1 for i in index.tolist())
 

@@ -33,6 +33,11 @@ class Rows(Protocol):
         """Hash of everything that they depend on, but their length."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """Whether rows need all their columns, whichever they are."""
+        ...
+
     def width(self, index: np.ndarray) -> int:
         """Columns of the rows `index` [n] that are needed, of their length."""
         ...
@@ -65,6 +70,11 @@ class Windows:
     def digest(self) -> str:
         """Of the stream."""
         return self.stream.digest
+
+    @property
+    def full(self) -> bool:
+        """They do."""
+        return True
 
     def width(self, index: np.ndarray) -> int:
         """All: windows are full."""

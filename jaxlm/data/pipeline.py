@@ -113,6 +113,8 @@ class Dataset:
 
     def _width(self, index: np.ndarray, limit: int | None) -> int:
         """Columns of the batch with the rows `index`: the same for every process's part of it."""
+        if all(source.full for source in self.sources):
+            return self.length
         source, row = self._locate(index if limit is None else index[index < limit])
         needed = [self.sources[n].width(row[source == n]) for n in np.unique(source)]
         unit = max(MULTIPLE, -(-self.length // BUCKETS))

@@ -121,10 +121,10 @@ def matched(
     family, where = folder.family, str(folder.path)
     pieces = names.expand(family.table(folder.spec), shapes, folder.spec.vocab)
     files = names.in_file(tensors, family.prefix, family.renamed)
-    copies = family.copied(folder.spec, shapes)
+    copies, needed = family.copied(folder.spec, shapes), names.tensors(pieces)
     for a, b in family.copies.items():  # a file may have left out either of both
         for name, other in ((a, b), (b, a)):
-            if name not in files and other in files and name in names.tensors(pieces):
+            if name not in files and other in files and name in needed:
                 files[name] = files[other]
     if empty := names.unfilled(pieces, shapes):
         raise CheckpointError(where, f"{empty[0]} has no tensor in {family.model_type}")
@@ -140,7 +140,7 @@ def matched(
             f"{files[left[0]]}{more} is no part of the model that config.json describes; "
             "correct config.json or remove the tensor",
         )
-    for name, parts in names.tensors(pieces).items():
+    for name, parts in needed.items():
         stored, wanted = tensors.table[files[name]], names.their_shape(parts[0])
         if stored.shape != wanted:
             what = f"has the shape {list(stored.shape)}; the configuration makes it {list(wanted)}"
