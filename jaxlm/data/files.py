@@ -101,6 +101,13 @@ def opened(file: Any) -> Iterator[IO[bytes]]:
         yield stream
 
 
+def text_of(file: Any) -> str:
+    """All that a file says, without a mark of its byte order. Raises DataError."""
+    with opened(file) as stream:
+        data = stream.read()
+    return decoded(data.removeprefix(BOM), file, 1)
+
+
 def decoded(data: bytes, file: Any, line: int) -> str:
     """The text of bytes that begin at `line` of a file. Raises DataError for what is not UTF-8."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.core.errors import DataError
-from jaxlm.data.files import BOM, decoded, opened, reading, suffix
+from jaxlm.data.files import BOM, decoded, opened, reading, suffix, text_of
 
 Record = tuple[str, dict[str, Any]]
 """(where it is from, its values by column)."""
@@ -71,8 +71,7 @@ def _jsonl(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
 
 
 def _json(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
-    with opened(file) as stream:
-        body = decoded(stream.read().removeprefix(BOM), file, 1)
+    body = text_of(file)
     try:
         items = json.loads(body)
     except json.JSONDecodeError as error:
@@ -92,8 +91,7 @@ def _json(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
 
 
 def _csv(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
-    with opened(file) as stream:
-        body = decoded(stream.read().removeprefix(BOM), file, 1)
+    body = text_of(file)
     delimiter = "\t" if suffix(file) == ".tsv" else ","
     rows = csv.DictReader(io.StringIO(body, newline=""), delimiter=delimiter, strict=True)
     names: Sequence[str] = []

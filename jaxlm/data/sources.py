@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from jaxlm.core.errors import DataError
 from jaxlm.data import files
-from jaxlm.data.files import BOM, STDLIB, decoded, opened, reading, suffix
+from jaxlm.data.files import STDLIB, reading, suffix, text_of
 from jaxlm.data.records import records, text
 
 
@@ -60,9 +60,7 @@ def documents(file: Any, field: str) -> Iterator[str]:
 
 
 def _txt(file: Any, _: str) -> Iterator[str]:
-    with opened(file) as stream:
-        data = stream.read().removeprefix(BOM)
-    yield decoded(data, file, 1)
+    yield text_of(file)
 
 
 def _python(file: Any, _: str) -> Iterator[str]:

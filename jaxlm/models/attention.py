@@ -151,7 +151,10 @@ def attention(
         how = how._replace(window=0)
     platform = layout.mesh.devices.flat[0].platform
     if bias is not None:
-        run = lambda q, k, v, segments, bias: full(q, k, v, segments, how, bias)  # noqa: E731
+
+        def run(q: Array, k: Array, v: Array, segments: Array | None, bias: Array) -> Array:
+            return full(q, k, v, segments, how, bias)
+
         return over_mesh(run, layout, (q, k, v), (segments,), bias)
     chosen = choose(backend, platform, q.dtype, q.shape[-1], q.shape[1], how)
     return over_mesh(partial(BACKENDS[chosen], how=how), layout, (q, k, v), (segments,))
