@@ -10,7 +10,7 @@ from jaxlm.families import bert
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
 from jaxlm.families.heads import LM, SEQUENCE, head_of, read_head, read_labels
-from jaxlm.families.names import Weight
+from jaxlm.families.names import Weight, norm
 from jaxlm.models.spec import ModelSpec
 
 KEYS = (
@@ -38,21 +38,14 @@ def _stack(stack: str) -> tuple[Weight, ...]:
     norms = {"attn": "self_attn_layer_norm", "cross": "encoder_attn_layer_norm"}
     return (
         Weight(f"{stack}/positions/embedding", f"model.{stack}.embed_positions.weight"),
-        *_norm(f"{stack}/embed_norm", f"model.{stack}.layernorm_embedding"),
+        *norm(f"{stack}/embed_norm", f"model.{stack}.layernorm_embedding"),
         *(w for a, b in attentions.items() for w in _projections(f"{ours}/{a}", f"{theirs}.{b}")),
-        *(w for a, b in norms.items() for w in _norm(f"{ours}/{a}_out_norm", f"{theirs}.{b}")),
+        *(w for a, b in norms.items() for w in norm(f"{ours}/{a}_out_norm", f"{theirs}.{b}")),
         Weight(f"{ours}/mlp/up/kernel", f"{theirs}.fc1.weight", "f e -> e f"),
         Weight(f"{ours}/mlp/up/bias", f"{theirs}.fc1.bias"),
         Weight(f"{ours}/mlp/down/kernel", f"{theirs}.fc2.weight", "e f -> f e"),
         Weight(f"{ours}/mlp/down/bias", f"{theirs}.fc2.bias"),
-        *_norm(f"{ours}/mlp_out_norm", f"{theirs}.final_layer_norm"),
-    )
-
-
-def _norm(ours: str, theirs: str) -> tuple[Weight, ...]:
-    return (
-        Weight(f"{ours}/scale", f"{theirs}.weight"),
-        Weight(f"{ours}/bias", f"{theirs}.bias"),
+        *norm(f"{ours}/mlp_out_norm", f"{theirs}.final_layer_norm"),
     )
 
 

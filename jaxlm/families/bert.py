@@ -8,7 +8,7 @@ from typing import Any
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
 from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head, read_labels
-from jaxlm.families.names import Weight
+from jaxlm.families.names import Weight, norm
 from jaxlm.models.spec import ModelSpec
 
 KEYS = (
@@ -28,10 +28,6 @@ def body(prefix: str) -> tuple[Weight, ...]:
     """The weights below the head, under the name that transformers has for the network."""
     embeddings, layer = f"{prefix}embeddings", f"{prefix}encoder.layer.{{}}"
 
-    def norm(ours: str, theirs: str) -> tuple[Weight, ...]:
-        parts = (("scale", "weight"), ("bias", "bias"))
-        return tuple(Weight(f"encoder/{ours}/{a}", f"{theirs}.{b}") for a, b in parts)
-
     def dense(ours: str, theirs: str, kernel: str, bias: str) -> tuple[Weight, ...]:
         return (
             Weight(f"encoder/blocks/{ours}/kernel", f"{layer}.{theirs}.weight", kernel),
@@ -43,7 +39,7 @@ def body(prefix: str) -> tuple[Weight, ...]:
         Weight("embed/embedding", f"{embeddings}.word_embeddings.weight", "v e -> v e"),
         Weight("encoder/positions/embedding", f"{embeddings}.position_embeddings.weight"),
         Weight("types/embedding", f"{embeddings}.token_type_embeddings.weight"),
-        *norm("embed_norm", f"{embeddings}.LayerNorm"),
+        *norm("encoder/embed_norm", f"{embeddings}.LayerNorm"),
         *(
             weight
             for ours, theirs in names.items()
@@ -52,10 +48,10 @@ def body(prefix: str) -> tuple[Weight, ...]:
             )
         ),
         *dense("attn/o", "attention.output.dense", "e (h k) -> h k e", ""),
-        *norm("blocks/attn_out_norm", f"{layer}.attention.output.LayerNorm"),
+        *norm("encoder/blocks/attn_out_norm", f"{layer}.attention.output.LayerNorm"),
         *dense("mlp/up", "intermediate.dense", "f e -> e f", ""),
         *dense("mlp/down", "output.dense", "e f -> f e", ""),
-        *norm("blocks/mlp_out_norm", f"{layer}.output.LayerNorm"),
+        *norm("encoder/blocks/mlp_out_norm", f"{layer}.output.LayerNorm"),
     )
 
 

@@ -9,7 +9,7 @@ from jaxlm.families import bert
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
 from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head, read_labels
-from jaxlm.families.names import Weight
+from jaxlm.families.names import Weight, norm
 from jaxlm.families.rope import Dialect, read_layered, write_layered
 from jaxlm.families.windows import read_types, sliding_layers, window, write_types
 from jaxlm.models.spec import ModelSpec
@@ -34,29 +34,24 @@ _QKV = tuple(f"encoder/blocks/attn/{part}" for part in "qkv")
 _UP = tuple(f"encoder/blocks/mlp/{part}" for part in ("gate", "up"))
 
 
-def _norm(ours: str, theirs: str, first: int = 0) -> tuple[Weight, ...]:
-    parts = (("scale", "weight"), ("bias", "bias"))
-    return tuple(Weight(f"{ours}/{a}", f"{theirs}.{b}", "", first) for a, b in parts)
-
-
 WEIGHTS = (
     Weight("embed/embedding", "model.embeddings.tok_embeddings.weight", "v e -> v e"),
-    *_norm("encoder/embed_norm", "model.embeddings.norm"),
-    *_norm("encoder/blocks/attn_norm", f"{_LAYER}.attn_norm", first=1),
+    *norm("encoder/embed_norm", "model.embeddings.norm"),
+    *norm("encoder/blocks/attn_norm", f"{_LAYER}.attn_norm", first=1),
     Weight(
         tuple(f"{part}/kernel" for part in _QKV), f"{_LAYER}.attn.Wqkv.weight", "(h k)| e -> e h k"
     ),
     Weight(tuple(f"{part}/bias" for part in _QKV), f"{_LAYER}.attn.Wqkv.bias", "(h k)| -> h k"),
     Weight("encoder/blocks/attn/o/kernel", f"{_LAYER}.attn.Wo.weight", "e (h k) -> h k e"),
     Weight("encoder/blocks/attn/o/bias", f"{_LAYER}.attn.Wo.bias"),
-    *_norm("encoder/blocks/mlp_norm", f"{_LAYER}.mlp_norm"),
+    *norm("encoder/blocks/mlp_norm", f"{_LAYER}.mlp_norm"),
     Weight(tuple(f"{part}/kernel" for part in _UP), f"{_LAYER}.mlp.Wi.weight", "f| e -> e f"),
     Weight(tuple(f"{part}/bias" for part in _UP), f"{_LAYER}.mlp.Wi.bias", "f| -> f"),
     Weight("encoder/blocks/mlp/down/kernel", f"{_LAYER}.mlp.Wo.weight", "e f -> f e"),
     Weight("encoder/blocks/mlp/down/bias", f"{_LAYER}.mlp.Wo.bias"),
-    *_norm("encoder/final_norm", "model.final_norm"),
+    *norm("encoder/final_norm", "model.final_norm"),
 )
-_DENSE = (*bert.transform("head.dense"), *_norm("head/norm", "head.norm"))
+_DENSE = (*bert.transform("head.dense"), *norm("head/norm", "head.norm"))
 HEADS = {
     LM: (
         *_DENSE,

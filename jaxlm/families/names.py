@@ -40,6 +40,12 @@ class Weight(NamedTuple):
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
+def norm(ours: str, theirs: str, first: int = 0) -> tuple[Weight, ...]:
+    """The rows of a norm with a scale and a bias."""
+    parts = (("scale", "weight"), ("bias", "bias"))
+    return tuple(Weight(f"{ours}/{a}", f"{theirs}.{b}", "", first) for a, b in parts)
+
+
 class Piece(NamedTuple):
     """`leaf[at]`, which is their tensor `name` or a part of it."""
 
