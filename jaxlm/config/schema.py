@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from jaxlm.config.optimizers import AdamW, Optimizer
 from jaxlm.config.values import (
+    Beta,
     Count,
     Name,
     NonNegative,
@@ -139,8 +140,21 @@ class Lora(Section):
     """0 adds none."""
     alpha: Positive = 16.0
     """The adapter's product is multiplied by alpha / rank."""
-    targets: Patterns = ("attn/(q|k|v|o)/kernel",)
-    """Names of the kernels that get one, as regular expressions."""
+    targets: Patterns = ("attention",)
+    """The kernels that get one: attention, mlp, all-linear, or regular expressions of names."""
+    rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
+    dora: bool = False
+    """Learn each output's magnitude beside its direction (Liu et al. 2024)."""
+    dropout: Beta = 0.0
+    """Share of the adapters' input that is dropped while training."""
+    b_rate: Positive = 1.0
+    """Rate of the B matrices as a multiple of the others' (LoRA+, Hayou et al. 2024)."""
+    init: Literal["default", "pissa"] = "default"
+    """default: B is 0; pissa: the kernel's first singular vectors (Meng et al. 2024)."""
+    save: Patterns = ()
+    """Names of parameters trained whole beside the adapters, as regular expressions: embeddings,
+    head."""
 
 
 class Checkpoint(Section):

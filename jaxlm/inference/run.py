@@ -3,6 +3,7 @@
 What a run starts from, `init`, is another run, an import or a Hugging Face folder.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -131,6 +132,10 @@ def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
             rank=config.lora.rank,
             alpha=config.lora.alpha,
             targets=config.lora.targets,
+            rslora=config.lora.rslora,
+            dropout=config.lora.dropout,
+            init=config.lora.init,
+            dora=config.lora.dora,
         )
     count = parts.last_layers(config.trainable or ())
     return depth.split(params, layout, count) if count else params
@@ -149,7 +154,7 @@ def load_params(
     if not run.config.init:
         step, params, _, _ = checkpoints.restore(want, None, step)
         return step, depth.joined(params, layout)
-    mask = trained(run.config, want)
+    mask = kept(run.config, want)
     live, _ = tree.partition(want, mask)
     step, live, _, meta = checkpoints.restore(live, None, step)
     frozen = frozen_params(run.config, layout, mask, want, meta["base"], warn)
@@ -157,18 +162,31 @@ def load_params(
 
 
 def trained(config: RunConfig, params: Params) -> Mask:
-    """The names of the parameters that train: `trainable`, or all, or the adapters alone.
+    """The names of the parameters that train: `trainable`, or all, or the adapters and `lora.save`.
 
-    An adapter's scale never trains. Raises ConfigError for a pattern that matches nothing.
+    Of an adapter, only what `lora.TRAINED` finds. Raises ConfigError for a pattern that matches
+    nothing.
     """
     return frozenset(name for names in matched(config, params).values() for name in names)
 
 
 def matched(config: RunConfig, params: Params) -> dict[str, list[str]]:
     """Of each pattern of `trained` the names that it means."""
-    patterns = config.trainable or (("lora",) if config.lora.rank else (".",))
-    names = [name for name in tree.flatten(params) if not name.endswith("lora_scale")]
-    return parts.matched(names, patterns)
+    rank = config.lora.rank
+    every = tree.flatten(params)
+    names = [name for name in every if "/lora_" not in name or re.search(lora.TRAINED, name)]
+    found = parts.matched(names, config.trainable or (("lora",) if rank else (".",)))
+    if rank and config.lora.save:
+        found |= parts.matched(names, config.lora.save, "lora.save")
+    return found
+
+
+def kept(config: RunConfig, params: Params) -> Mask:
+    """The names that a checkpoint of a run with `init` holds: what trains, and the singular vectors
+    that adapters began as, which another machine would not compute to the bit.
+    """
+    first = [name for name in tree.flatten(params) if name.endswith(("/lora_a0", "/lora_b0"))]
+    return trained(config, params).union(first)
 
 
 def frozen_params(

@@ -18,9 +18,10 @@ from jax.typing import DTypeLike
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.models.cache import KeyValues, attend_cached, write_cache
+from jaxlm.models.dense import Dense
 from jaxlm.models.flash import chunked
 from jaxlm.models.gpu import cudnn
-from jaxlm.models.layers import Dense, Normalize, residual_scale
+from jaxlm.models.layers import Normalize, residual_scale
 from jaxlm.models.rope import rotate
 from jaxlm.models.scores import Scores, full
 from jaxlm.models.spec import ModelSpec
@@ -44,10 +45,11 @@ class Attention(nn.Module):
         bias: Array | None,
         cache: KeyValues | None,
         near: Any,
+        keys: Array | None = None,
     ) -> tuple[Array, KeyValues | None]:
         """near: whether this layer has the spec's window, bool or bool []; others as in Shared."""
         spec = self.spec
-        q, k, v = (projected(spec, self.dtype, part)(x) for part in "qkv")
+        q, k, v = (projected(spec, self.dtype, part)(x, keys) for part in "qkv")
         if spec.norm.qk != "none":
             q, k = self._normalized(q, "q_norm"), self._normalized(k, "k_norm")
         if turn is not None:
@@ -58,7 +60,7 @@ class Attention(nn.Module):
         else:
             cache = write_cache(cache, k, v)
             y = attend_cached(q, cache, segments, how, windowed=near, bias=bias)
-        return projected(spec, self.dtype, "o")(y), cache
+        return projected(spec, self.dtype, "o")(y, keys), cache
 
     def _normalized(self, x: Array, name: str) -> Array:
         together = x.reshape(*x.shape[:2], -1) if self.spec.norm.qk == "all" else x

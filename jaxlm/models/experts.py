@@ -4,6 +4,7 @@ No token is dropped and no expert has a capacity: tokens are sorted by expert, a
 multiplied with its own kernel (Gale et al. 2022).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -14,7 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jaxlm.core.mesh import Layout
-from jaxlm.models.layers import ACTIVATIONS, Dense, Kernel
+from jaxlm.models.dense import Dense
+from jaxlm.models.layers import ACTIVATIONS
 from jaxlm.models.spec import ModelSpec
 
 
@@ -62,6 +64,17 @@ class Experts(nn.Module):
             out_specs=rows,
             check_vma=False,
         )(*arrays)
+
+
+class Kernel(nn.Module):
+    """A declared parameter that another function uses."""
+
+    shape: tuple[int, ...]
+    initializer: Callable[..., Array]
+
+    @nn.compact
+    def __call__(self) -> Array:
+        return self.param("kernel", self.initializer, self.shape)
 
 
 def sparse(

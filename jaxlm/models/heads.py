@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
-from jaxlm.models.layers import ACTIVATIONS, Dense, Normalize, whole
+from jaxlm.models.dense import Dense, whole
+from jaxlm.models.layers import ACTIVATIONS, Normalize
 from jaxlm.models.spec import VOCAB_MULTIPLE, ModelSpec
 
 ABSENT = -1e9

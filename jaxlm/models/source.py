@@ -32,19 +32,24 @@ class SourceAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, segments: Array | None, source: Source, cache: KeyValues | None
+        self,
+        x: Array,
+        segments: Array | None,
+        source: Source,
+        cache: KeyValues | None,
+        keys: Array | None = None,
     ) -> tuple[Array, KeyValues | None]:
         """The source's keys and values are made of its hidden states, or taken from the cache."""
         spec = self.spec
-        q = projected(spec, self.dtype, "q")(x)
+        q = projected(spec, self.dtype, "q")(x, keys)
         k, v = (cache.source_keys, cache.source_values) if cache else (None, None)
         if source.hidden is not None:
-            k, v = (projected(spec, self.dtype, part)(source.hidden) for part in "kv")
+            k, v = (projected(spec, self.dtype, part)(source.hidden, keys) for part in "kv")
             cache = cache and cache._replace(source_keys=k, source_values=v)
         assert k is not None and v is not None
         how = Scores(query_scale(spec), causal=False)
         y = attend_source(q, k, v, segments, source.segments, layout=self.layout, how=how)
-        return projected(spec, self.dtype, "o")(y), cache
+        return projected(spec, self.dtype, "o")(y, keys), cache
 
 
 def attend_source(

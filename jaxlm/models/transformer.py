@@ -21,10 +21,11 @@ from jaxlm.core.tree import Params
 from jaxlm.models.attention import Attention
 from jaxlm.models.axes import AXES
 from jaxlm.models.cache import Cache, KeyValues
+from jaxlm.models.dense import dropout, layer_keys
 from jaxlm.models.depth import scan
 from jaxlm.models.experts import Experts
 from jaxlm.models.heads import Head, logits, padded_vocab, select_head
-from jaxlm.models.layers import Mlp, Normalize, dropout, residual_scale
+from jaxlm.models.layers import Mlp, Normalize, residual_scale
 from jaxlm.models.relative import Relative
 from jaxlm.models.rope import rotary
 from jaxlm.models.source import Source, SourceAttention
@@ -90,16 +91,19 @@ class Block(nn.Module):
         spec, near, site = self.spec, _windowed(self.spec, layer), self.site + 2 * layer
         turn = shared.turns and jax.tree.map(partial(_either, near), *reversed(shared.turns))
         attend = Attention(spec, self.layout, self.dtype, self.causal, name="attn")
-        y, cache = attend(self._first(x, layer), shared.segments, turn, shared.bias, cache, near)
-        read, x = x, self._residual(x, y, "attn", shared.keys, site + 1)
+        read, keys = x, layer_keys(shared.keys, layer)
+        x = self._first(x, layer)
+        y, cache = attend(x, shared.segments, turn, shared.bias, cache, near, keys)
+        x = self._residual(read, y, "attn", shared.keys, site + 1)
         if shared.source is not None:
             across = SourceAttention(spec, self.layout, self.dtype, name="cross")
-            y, cache = across(self._before(x, "cross"), shared.segments, shared.source, cache)
+            y = self._before(x, "cross")
+            y, cache = across(y, shared.segments, shared.source, cache, keys)
             x = self._residual(x, y, "cross", shared.keys, 2 * spec.layers + 1 + layer)
-        y = self._mlp(self._before(read if spec.parallel else x, "mlp"))
+        y = self._mlp(self._before(read if spec.parallel else x, "mlp"), keys)
         return self._residual(x, y, "mlp", shared.keys, site + 2), cache
 
-    def _mlp(self, x: Array) -> Array:
+    def _mlp(self, x: Array, keys: Array | None) -> Array:
         spec, out_scale = self.spec, residual_scale(self.spec)
         if spec.experts.count:
             return Experts(spec, self.layout, self.dtype, out_scale, name="experts")(x)
@@ -112,7 +116,7 @@ class Block(nn.Module):
             spec.init_scale,
             out_scale,
             name="mlp",
-        )(x)
+        )(x, keys)
 
     def _first(self, x: Array, layer: Array) -> Array:
         """What attention reads; embeddings that are normalized already are not once more."""

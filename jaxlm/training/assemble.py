@@ -93,7 +93,8 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
     mask = trained(config, want)
     live, frozen = tree.partition(want, mask)
-    optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES)
+    rate = config.lora.b_rate if config.lora.rank else 1.0
+    optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES, b_rate=rate)
     state = optim.state_shapes(optimizer.tx, live, layout, AXES)
     if distributed.index() == 0:
         found = receipt.receipt(matched(config, want), want, mask, state)

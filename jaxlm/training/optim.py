@@ -165,10 +165,11 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def build(o: Any, live: Params, *, steps: int, axes: AxesTable) -> Optimizer:
+def build(o: Any, live: Params, *, steps: int, axes: AxesTable, b_rate: float = 1.0) -> Optimizer:
     """The optimizer of a config section for the trained parameters `live` (arrays or shapes).
 
-    Raises ConfigError for a combination that would train badly in silence.
+    b_rate: what the rate of adapters' B is multiplied by (Hayou et al. 2024, section 4). Raises
+    ConfigError for a combination that would train badly in silence.
     """
     free = o.type == "schedule_free_adamw"
     if free and any(leaf.dtype != jnp.float32 for leaf in jax.tree.leaves(live)):
@@ -177,12 +178,24 @@ def build(o: Any, live: Params, *, steps: int, axes: AxesTable) -> Optimizer:
             f"{o.type} averages in the parameters' type, too coarse here; use param_dtype=float32",
         )
     rate = schedule(o.schedule, o.learning_rate, steps)
-    exempt = [re.compile(pattern) for pattern in o.no_decay]
+    exempt = [re.compile(pattern) for pattern in (*o.no_decay, "/lora_m$")]  # a norm, as it were
     mask = tree.map_named(lambda name, _: not any(p.search(whole(name)) for p in exempt), live)
     tx = OPTIMIZERS[o.type](o, rate, Decay(o.weight_decay, mask), axes)
+    if b_rate != 1.0:
+        if free:
+            raise ConfigError("lora.b_rate", f"{o.type} has one rate; use optimizer.type=adamw")
+        tx = optax.chain(tx, faster("/lora_b$", b_rate))
     if o.clip is not None:
         tx = optax.chain(optax.clip_by_global_norm(o.clip), tx)
     return Optimizer(tx, rate, average if free else _same)
+
+
+def faster(pattern: str, by: float) -> optax.GradientTransformation:
+    """The updates of the parameters whose name has `pattern`, times `by`."""
+    mine = re.compile(pattern)
+    return optax.stateless(
+        lambda updates, _: tree.map_named(lambda n, u: u * by if mine.search(n) else u, updates)
+    )
 
 
 def matrices(params: Any, axes: AxesTable) -> Any:

@@ -87,7 +87,8 @@ def _is_fixed(key: str) -> bool:
     """Whether a checkpoint of another value does not fit: no --allow-change makes it."""
     section, _, name = key.partition(".")
     shape = section == "model" and name not in RUNTIME
-    return shape or key in ("init", "lora.rank", "lora.targets", "optimizer.type", "trainable")
+    adapters = key in {f"lora.{each}" for each in ("rank", "targets", "dora", "init", "save")}
+    return shape or adapters or key in ("init", "optimizer.type", "trainable")
 
 
 def _say_rate(old: RunConfig, new: RunConfig, say: Callable[[str], None]) -> None:

@@ -19,7 +19,15 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub.fetch import is_newest, is_remote, local, pinned
 from jaxlm.inference.imported import keep
-from jaxlm.inference.run import Base, adapted, base_params, frozen_params, origin, shapes
+from jaxlm.inference.run import (
+    Base,
+    adapted,
+    base_params,
+    frozen_params,
+    kept,
+    origin,
+    shapes,
+)
 from jaxlm.inference.vocabulary import check_extends
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import RUNTIME, ModelSpec
@@ -115,7 +123,8 @@ class Keeper:
         step, params, opt, meta = self.checkpoints.restore(*like)
         if self.config.init:
             self.base = meta["base"]
-            frozen = frozen_params(self.config, self.layout, self.mask, want, self.base, warn)
+            mask = kept(self.config, want)
+            frozen = frozen_params(self.config, self.layout, mask, want, self.base, warn)
             params = tree.combine(params, frozen)
         if "live" in opt:
             params = tree.combine(opt["live"], tree.partition(params, self.mask)[1])
@@ -147,11 +156,12 @@ class Keeper:
 
         Where the parameters to use are averages, training goes on from others: `live`.
         """
-        live, _ = tree.partition(params, self.mask)
         opt: dict[str, Any] = {"state": opt_state}
         if self.config.optimizer.type == "schedule_free_adamw":
-            opt["live"] = live
-        return (live if self.config.init else params), opt
+            opt["live"] = tree.partition(params, self.mask)[0]
+        if self.config.init:
+            params, _ = tree.partition(params, kept(self.config, params))
+        return params, opt
 
     def _state(self, step: int, params: Params, opt_state: Any) -> TrainState:
         whole = self.layout.sharding(())

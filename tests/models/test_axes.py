@@ -32,6 +32,7 @@ def shapes(spec, *, adapters=True):
     if not adapters:
         return base
     targets = {"rank": 4, "alpha": 8.0, "targets": ["(attn|cross|mlp)/.*kernel"]}
+    targets |= {"init": "pissa", "dora": True, "dropout": 0.1}
     return jax.eval_shape(lambda p: lora.add(p, at, networks.ROOT, **targets), base)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxlm.core import tree
-from jaxlm.models.layers import dropout
+from jaxlm.models.dense import dropout
 from jaxlm.models.transformer import make_forward
 
 KEYS = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(8))

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.models.dense import Dense
 from jaxlm.models.heads import product
-from jaxlm.models.layers import Dense, Mlp, Normalize
+from jaxlm.models.layers import Mlp, Normalize
 from jaxlm.models.products import matmul
 from jaxlm.models.spec import Norm
 

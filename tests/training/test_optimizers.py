@@ -157,3 +157,30 @@ def test_schedule_free_refuses_parameters_too_coarse_to_average():
 def test_every_section_of_the_config_has_its_optimizer():
     assert SECTIONS.keys() == optim.OPTIMIZERS.keys()
     assert all(section.type == name for name, section in SECTIONS.items())
+
+
+@pytest.mark.parametrize("name", [n for n in optim.OPTIMIZERS if n != "schedule_free_adamw"])
+def test_the_b_of_adapters_has_its_own_rate(name):
+    leaves = {"blocks": {"q": {part: jnp.ones((2, 4, 8)) for part in ("lora_a", "lora_b")}}}
+    moves = []
+    for b_rate in (1.0, 16.0):
+        made = optim.build(SECTIONS[name], leaves, steps=100, axes=AXES, b_rate=b_rate)
+        after, _ = updated(made.tx, jax.tree.map(lambda x: 0.1 * x, leaves), leaves)
+        moves.append(tree.flatten(jax.tree.map(lambda new, old: new - old, after, leaves)))
+    np.testing.assert_allclose(moves[1]["blocks/q/lora_a"], moves[0]["blocks/q/lora_a"])
+    np.testing.assert_allclose(
+        moves[1]["blocks/q/lora_b"], 16 * moves[0]["blocks/q/lora_b"], rtol=1e-4
+    )
+
+
+def test_schedule_free_has_one_rate(params):
+    section = SECTIONS["schedule_free_adamw"]
+    with pytest.raises(ConfigError, match=r"^lora.b_rate: "):
+        optim.build(section, params, steps=100, axes=AXES, b_rate=2.0)
+
+
+def test_magnitudes_do_not_decay():
+    leaves = {"q": {"lora_m": jnp.ones((2, 8))}}
+    tx = build("adamw", leaves, weight_decay=0.5).tx
+    after, _ = updated(tx, jax.tree.map(jnp.zeros_like, leaves), leaves)
+    networks.assert_same(after, leaves)

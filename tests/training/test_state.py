@@ -197,6 +197,19 @@ def test_adapters_of_a_base_are_merged(begin):
     networks.assert_close(merged["kernel"], right)
 
 
+def test_what_an_adapter_began_as_is_in_the_checkpoint_and_the_base_is_not(begin):
+    base = begin("base")
+    saved(base)
+    lora = {"rank": 2, "init": "pissa", "dora": True, "save": ["final_norm"], "dropout": 0.1}
+    config = begin("child", init=base.folder, lora=lora)
+    made, spec, state = saved(config)
+    held = inspect.manifest(f"{config.folder}/checkpoints").items["params"]
+    parts = {name.split("/")[-1] for name in held}
+    assert parts == {"lora_a", "lora_b", "lora_m", "lora_a0", "lora_b0", "scale"}
+    again, _ = keeper(config)[0].restore(spec, print)
+    networks.assert_same(again.params, state.params)
+
+
 def test_a_run_without_a_checkpoint_is_nothing_to_start_from(begin):
     base = begin("base")
     made, spec = keeper(begin("child", init=base.folder))
