@@ -202,7 +202,7 @@ def test_what_an_adapter_began_as_is_in_the_checkpoint_and_the_base_is_not(begin
     saved(base)
     lora = {"rank": 2, "init": "pissa", "dora": True, "save": ["final_norm"], "dropout": 0.1}
     config = begin("child", init=base.folder, lora=lora)
-    made, spec, state = saved(config)
+    _, spec, state = saved(config)
     held = inspect.manifest(f"{config.folder}/checkpoints").items["params"]
     parts = {name.split("/")[-1] for name in held}
     assert parts == {"lora_a", "lora_b", "lora_m", "lora_a0", "lora_b0", "scale"}
