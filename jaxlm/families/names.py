@@ -60,6 +60,19 @@ class Piece(NamedTuple):
     """Which of them is this one."""
 
 
+class Factors(NamedTuple):
+    """A kernel's piece as the pieces of its adapter. Parts of one tensor have one A, of `rank`."""
+
+    a: Piece
+    """[*in, R] of their [R, in]."""
+    b: Piece
+    """[R, *out] of their [out, R]."""
+    outputs: Piece
+    """[*out] of their [out]."""
+    turned: bool
+    """Whether their kernel lies as [in, out]."""
+
+
 def expand(weights: Iterable[Weight], shapes: Mapping[str, Shape], vocab: int) -> list[Piece]:
     """Every slice of every leaf that the table names, in the table's order.
 
@@ -148,6 +161,36 @@ def their_shape(piece: Piece) -> Shape:
     return tuple(
         sum(shape[axis] for shape in shapes) if axis == split else size
         for axis, size in enumerate(shapes[0])
+    )
+
+
+def factors(piece: Piece, inputs: int, rank: int) -> Factors:
+    """The pieces of a kernel's adapter; inputs: how many axes of one layer are the kernel's input.
+
+    PEFT has [R, in] and [out, R] also where the kernel itself lies the other way round.
+    """
+    shape = piece.parts[piece.part]
+    left, right, _ = _parsed(piece.pattern, len(shape))
+    several = right[:1] == ["s"]
+    axes = right[several:]
+    into, out = axes[:inputs], axes[inputs:]
+    # As written, with the bar after an axis that several leaves share.
+    written = re.findall(r"\([^)]*\)\|?|\w+\|?", piece.pattern.split("->")[0]) or axes
+    mine = next(i for i, group in enumerate(left) if set(group) <= set(into))
+    theirs, count = written[1 - mine], "s " * several
+    ends = tuple(part[inputs:] for part in piece.parts)
+    return Factors(
+        piece._replace(
+            pattern=f"rank {written[mine]} -> {' '.join(into)} rank",
+            parts=((*shape[:inputs], rank),),
+            part=0,
+        ),
+        piece._replace(
+            pattern=f"{theirs} rank -> {count}rank {' '.join(out)}",
+            parts=tuple((rank, *end) for end in ends),
+        ),
+        piece._replace(pattern=f"{theirs} -> {count}{' '.join(out)}", parts=ends),
+        mine == 0,
     )
 
 

@@ -160,6 +160,12 @@ def read_header(file: Path) -> dict[str, Stored]:
             return table
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """The free text in a file's header, by name. Raises CheckpointError as `read_header` does."""
+    read_header(file)
+    return _parse(_text(file)[0]).get("__metadata__", {})
+
+
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
     try:
