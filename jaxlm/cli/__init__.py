@@ -116,13 +116,20 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Answer the prompt, by the model's chat template.")
     ] = False,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A LoRA adapter, as PEFT writes it.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Take an adapter of another base too.")] = False,
     platform: Platform = None,
 ) -> None:
     """Continue a prompt with a trained model, writing as it goes."""
     start(platform or _platform_of(run))
     from jaxlm.inference import model
 
-    pieces = model.load(run).stream(
+    loaded = model.load(run)
+    if adapter:
+        loaded = loaded.with_adapter(adapter, force=force)
+    pieces = loaded.stream(
         [{"role": "user", "content": prompt}] if chat else prompt,
         max_tokens=max_tokens,
         temperature=temperature,

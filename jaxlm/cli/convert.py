@@ -44,16 +44,29 @@ def export(
     out: Out,
     dtype: Dtype = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Of a LoRA run the whole model, not the adapter.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option(help="Load what was written and compare it with the model.")
     ] = True,
 ) -> None:
-    """Write a model as a Hugging Face folder that transformers and its relatives load."""
+    """Write a model as a Hugging Face folder that transformers and its relatives load.
+
+    Of a LoRA run with `init`, the adapter as PEFT has it.
+    """
     start("cpu")
     from jaxlm.hub.shards import shard_bytes
-    from jaxlm.inference import export
+    from jaxlm.inference import adapters, export
     from jaxlm.inference import verify as comparing
 
+    if not merge and adapters.is_lora_run(model):
+        if dtype:
+            raise ConfigError("--dtype", "is of whole models; add --merge")
+        print(f"{out}: adapter, {adapters.export_adapter(model, out).model_type}")
+        if verify:
+            adapters.check(model, out)
+        return
     family = export.export(model, out, dtype=dtype, max_shard_bytes=shard_bytes(max_shard_size))
     print(f"{out}: {family.model_type}")
     if verify:

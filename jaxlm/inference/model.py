@@ -5,6 +5,7 @@ model.logits([[1, 2, 3]])
 model.generate(["def main("], max_tokens=64)
 """
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,8 +20,10 @@ from jax.sharding import Mesh
 from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
+from jaxlm.inference import adapters
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, read
+from jaxlm.models import lora
 from jaxlm.models.heads import pooled
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
@@ -36,11 +39,43 @@ class Model:
     """Parameters, architecture and tokenizer, and what can be asked of them."""
 
     def __init__(
-        self, params: Params, spec: ModelSpec, tokenizer: Tokenizer, layout: Layout, dtype: Any
+        self,
+        params: Params,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        layout: Layout,
+        dtype: Any,
+        config: dict[str, Any] | None = None,
     ):
+        """config: the config.json that it came with, if it did."""
         self.params, self.spec, self.tokenizer = params, spec, tokenizer
-        self._layout = layout
+        self._layout, self._config = layout, config
         self._forward = make_forward(spec, layout, dtype)
+
+    def with_adapter(self, path: str | Path, *, force: bool = False) -> "Model":
+        """The model with the adapter in the folder `path`, as PEFT writes it, instead of another.
+
+        The base is shared and nothing is compiled again for an adapter of the same shapes; adapters
+        of a run that was loaded are part of the base. Raises CheckpointError for an adapter that
+        does not fit, or was trained on another base, unless `force`.
+        """
+        base, family = self._base, adapters.family_of(self._config, self.spec)
+        params = adapters.put_on(
+            path, base, self.spec, family, self._layout, digest=lambda: self._digest, force=force
+        )
+        for part in ("_generator", "_hidden", "_logits"):
+            getattr(self, part)  # made now and compiled when used: both have the same
+        adapted = copy.copy(self)
+        adapted.params = params
+        return adapted
+
+    @cached_property
+    def _base(self) -> Params:
+        return lora.merge(self.params)
+
+    @cached_property
+    def _digest(self) -> str:
+        return adapters.base_digest(self._base, self.spec)
 
     def logits(
         self,
@@ -271,4 +306,4 @@ def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> M
     layout = Layout(mesh)
     found = read(path, layout)
     dtype = compute_dtype(found.compute_dtype)
-    return Model(found.params, found.spec, found.tokenizer, layout, dtype)
+    return Model(found.params, found.spec, found.tokenizer, layout, dtype, found.config)

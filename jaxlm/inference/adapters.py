@@ -1,0 +1,137 @@
+"""Adapters out of runs and onto models, with the digest of the base that they belong to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm import families
+from jaxlm.checkpoint.digest import digests
+from jaxlm.checkpoint.manifest import chain
+from jaxlm.config.schema import Lora
+from jaxlm.core import tree
+from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.core.mesh import Layout, logical_axes, make_mesh
+from jaxlm.core.tree import Params
+from jaxlm.families.family import Family
+from jaxlm.hub import load as folders
+from jaxlm.hub.adapter import base_of, load_adapter, save_adapter
+from jaxlm.hub.fetch import is_remote
+from jaxlm.inference import imported
+from jaxlm.inference.run import (
+    Run,
+    base_params,
+    load_params,
+    open_run,
+    rows_before,
+    shapes,
+    to_stderr,
+    trained,
+)
+from jaxlm.models import lora
+from jaxlm.models.axes import AXES
+from jaxlm.models.spec import ModelSpec
+
+
+def base_digest(params: Params, spec: ModelSpec) -> str:
+    """A digest of the parameters in bfloat16, without the vocabulary's padding.
+
+    It is the same however they are stored, in a run, an import or a Hugging Face folder.
+    """
+    found = {}
+    for name, leaf in tree.flatten(params).items():
+        axes = logical_axes(name, AXES) or ()
+        known = tuple(slice(spec.vocab) if axis == "vocab" else slice(None) for axis in axes)
+        found |= digests({name: leaf[known].astype(jnp.bfloat16)})[0]
+    return chain({"params": found})
+
+
+def family_of(config: dict[str, Any] | None, spec: ModelSpec) -> Family:
+    """The family whose names an adapter has: of the config.json, or the first that fits."""
+    return families.find(config) if config else families.fitting(spec)
+
+
+def put_on(
+    path: str | Path,
+    base: Params,
+    spec: ModelSpec,
+    family: Family,
+    layout: Layout,
+    *,
+    digest: Callable[[], str],
+    force: bool = False,
+) -> Params:
+    """`base` with the adapter in the folder `path`; digest: of the base, asked for if need be.
+
+    Raises CheckpointError for an adapter of another base, unless `force`, and as `load_adapter`.
+    """
+    made = load_adapter(path, base, spec, family, layout)
+    theirs = base_of(path)
+    if theirs and not force and theirs != (mine := digest()):
+        what = f"was trained on another base ({theirs}) than this one ({mine})"
+        raise CheckpointError(str(path), f"{what}; name its own, or force it")
+    return made
+
+
+def is_lora_run(path: str | Path) -> bool:
+    """Whether `path` is a run that trains adapters beside a base that lies elsewhere."""
+    if folders.is_folder(path) or imported.is_imported(path):
+        return False
+    config = open_run(path).config
+    return bool(config.lora.rank and config.init)
+
+
+def export_adapter(source: str, out: str) -> Family:
+    """Write the adapters of the run at `source`, and what it trained whole, as PEFT has them.
+
+    Raises ConfigError when the run has tokens that its base lacks, and as `save_adapter`.
+    """
+    run, layout = open_run(source), Layout(make_mesh({}, jax.devices()[:1]))
+    config, init = run.config, run.config.init or ""
+    if rows_before(config):
+        raise ConfigError(source, "has tokens that its base lacks; export it with --merge")
+    _, params = load_params(run, layout, warn=to_stderr)
+    mask = trained(config, shapes(config, run.spec, layout))
+    saved = [name for name in mask if "/lora_" not in name]
+    family = family_of(_config_of(init), run.spec)
+    base = _base(run, layout) if saved else lora.without(params)
+    save_adapter(
+        out,
+        params,
+        run.spec,
+        family,
+        saved=saved,
+        base=base_digest(base, run.spec),
+        name=init.removeprefix("hf://").partition("@")[0] if is_remote(init) else init,
+    )
+    return family
+
+
+def check(source: str, out: str) -> None:
+    """Raise CheckpointError unless the adapter in `out` is read as the one of the run `source`."""
+    run, layout = open_run(source), Layout(make_mesh({}, jax.devices()[:1]))
+    base, (_, params) = _base(run, layout), load_params(run, layout, warn=to_stderr)
+    family = family_of(_config_of(run.config.init or ""), run.spec)
+    found = put_on(out, base, run.spec, family, layout, digest=lambda: base_digest(base, run.spec))
+    mine, theirs = (tree.flatten(lora.merge(each)) for each in (params, found))
+    for name, leaf in mine.items():
+        axes = logical_axes(name, AXES) or ()
+        known = tuple(slice(run.spec.vocab) if axis == "vocab" else slice(None) for axis in axes)
+        a, b = (x[known].astype(jnp.float32) for x in (leaf, theirs[name]))
+        if not jnp.allclose(a, b, atol=float(1e-5 * jnp.abs(a).max())):
+            raise CheckpointError(out, f"is not the adapter of {source}: {name} differs")
+
+
+def _base(run: Run, layout: Layout) -> Params:
+    """What a run started from, without adapters."""
+    bare = run.config.model_copy(update={"lora": Lora()})
+    return base_params(bare, layout, None, to_stderr)[0]
+
+
+def _config_of(init: str) -> dict[str, Any] | None:
+    """The config.json of what a run started from, if it has one."""
+    if folders.is_folder(init):
+        return folders.open_folder(init).config
+    return imported.open_imported(init).config if imported.is_imported(init) else None

@@ -1,0 +1,127 @@
+"""Adapters in folders: of a run, onto a model, swapped, and refused where they do not belong."""
+
+import json
+
+import hubs
+import networks
+import numpy as np
+import processes
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxlm
+from jaxlm.core import errors, tree
+from jaxlm.core.errors import CheckpointError
+from jaxlm.hub.adapter import save_adapter
+from jaxlm.inference import adapters
+from jaxlm.models import lora
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return hubs.write(tmp_path_factory.mktemp("base"), "llama")
+
+
+def write(model, out, seed, **how):
+    """An adapter of random B in the folder `out`, and its parameters."""
+    given = {"rank": 2, "alpha": 4.0, "targets": ["all-linear"]} | how
+    made = lora.add(model.params, networks.layout(), networks.ROOT, **given)
+
+    def one(name, leaf):
+        noise = np.random.default_rng([seed, *name.encode()]).normal(size=leaf.shape)
+        return leaf + noise.astype(leaf.dtype) if name.endswith("lora_b") else leaf
+
+    params = tree.map_named(one, made)
+    family = adapters.family_of(model._config, model.spec)
+    digest = adapters.base_digest(model.params, model.spec)
+    save_adapter(out, params, model.spec, family, base=digest)
+    return params
+
+
+def test_adapters_swap_without_a_compilation_and_share_the_base(base, tmp_path):
+    model = jaxlm.load(base)
+    rows = [[1, 2, 3, 4]]
+    plain = np.asarray(model.logits(rows))
+    for seed in (1, 2):
+        write(model, tmp_path / str(seed), seed)
+    one = model.with_adapter(tmp_path / "1")
+    first, compiled = np.asarray(one.logits(rows)), model._logits._cache_size()
+    other = one.with_adapter(tmp_path / "2")
+    second = np.asarray(other.logits(rows))
+    assert model._logits._cache_size() == compiled == 2
+    assert np.abs(first - plain).max() > 0.1 and np.abs(first - second).max() > 0.1
+    networks.assert_same(model.logits(rows), plain)
+    networks.assert_same(one.with_adapter(tmp_path / "1").logits(rows), first)
+    kernel = "decoder/blocks/attn/q/kernel"
+    assert tree.flatten(other.params)[kernel] is tree.flatten(model.params)[kernel]
+
+
+@pytest.mark.parametrize("how", [{}, {"dora": True}, {"init": "pissa"}, {"rslora": True}])
+def test_what_is_read_is_what_was_written(base, tmp_path, how):
+    model = jaxlm.load(base)
+    params = write(model, tmp_path / "out", 1, **how)
+    found = model.with_adapter(tmp_path / "out").params
+    networks.assert_close(lora.merge(found), lora.merge(params))
+
+
+def test_another_base_is_refused_unless_forced(base, tmp_path):
+    write(jaxlm.load(base), tmp_path / "out", 1)
+    other = hubs.write(tmp_path / "other", "llama", change=lambda p: tree.map_named(moved, p))
+    with pytest.raises(CheckpointError, match="was trained on another base"):
+        jaxlm.load(other).with_adapter(tmp_path / "out")
+    jaxlm.load(other).with_adapter(tmp_path / "out", force=True)
+
+
+def moved(name, leaf):
+    return leaf + 1 if name.endswith("final_norm/scale") else leaf
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"peft_type": "LOHA"}, "is not of peft_type LORA"),
+        ({"init_lora_weights": "pissa"}, "has changed the base"),
+        ({"bias": "all"}, "bias is not none"),
+        ({"trainable_token_indices": [1]}, "is not supported"),
+        ({"alpha_pattern": {"(a+)+": 1}}, "is no name of a module"),
+    ],
+)
+def test_what_is_no_plain_adapter_is_one_line(base, tmp_path, change, line):
+    model = jaxlm.load(base)
+    write(model, tmp_path / "out", 1)
+    file = tmp_path / "out" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match=line):
+        model.with_adapter(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("q_proj.lora_A", "x_proj.lora_A", "adapts nothing that the base has"),
+        ("q_proj.lora_B", "x_proj.lora_B", "has lora_A and no lora_B"),
+        ("base_model.model.", "", "does not begin with"),
+    ],
+)
+def test_a_tensor_that_has_no_place_is_named(base, tmp_path, old, new, line):
+    model = jaxlm.load(base)
+    write(model, tmp_path / "out", 1)
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name.replace(old, new): x for name, x in tensors.items()}, file)
+    with pytest.raises(CheckpointError, match=line):
+        model.with_adapter(tmp_path / "out")
+
+
+def test_a_run_is_exported_as_its_adapter_which_generates_with_the_base(base, tmp_path):
+    own = [w for w in processes.words(tmp_path) if not w.startswith(("model.", "token"))]
+    words = [*own, f"init={base}", "lora.rank=2", "lora.save=[final_norm]", "steps=1"]
+    for given in (words, ("convert", "export", f"{tmp_path}/run", f"{tmp_path}/out")):
+        code, out, err = processes.run(*given)
+        assert code == errors.DONE, err
+    assert "adapter, llama" in out
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["norm"]
+    generate = ("generate", str(base), "--adapter", f"{tmp_path}/out", "--prompt", "def ")
+    code, out, err = processes.run(*generate, "--max-tokens", "4")
+    assert code == errors.DONE and out.startswith("def "), err
