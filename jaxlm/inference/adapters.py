@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm import families
+from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.checkpoint.digest import digests
 from jaxlm.checkpoint.manifest import chain
 from jaxlm.config.schema import Lora
@@ -23,6 +24,7 @@ from jaxlm.inference import imported
 from jaxlm.inference.run import (
     Run,
     base_params,
+    kept,
     load_params,
     open_run,
     rows_before,
@@ -125,9 +127,13 @@ def check(source: str, out: str) -> None:
 
 
 def _base(run: Run, layout: Layout) -> Params:
-    """What a run started from, without adapters."""
+    """What a run started from, without adapters: the step that its newest checkpoint names."""
+    want = shapes(run.config, run.spec, layout)
+    held, _ = tree.partition(want, kept(run.config, want))
+    checkpoints = Checkpoints(run.folder / "checkpoints", warn=to_stderr)
+    named = checkpoints.restore(held, None)[3]["base"]
     bare = run.config.model_copy(update={"lora": Lora()})
-    return base_params(bare, layout, None, to_stderr)[0]
+    return base_params(bare, layout, named, to_stderr)[0]
 
 
 def _config_of(init: str) -> dict[str, Any] | None:

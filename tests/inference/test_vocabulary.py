@@ -74,7 +74,9 @@ def test_a_run_with_more_tokens_says_so_resumes_and_generates(tmp_path, base, la
     assert record["model"]["new_rows"].startswith(what)
     assert record["model"]["init"] == str(base)
     assert checkpoints.steps(tmp_path / "run" / "checkpoints")[-1] == 2
-    code, out, err = processes.run("convert", "export", f"{tmp_path}/run", f"{tmp_path}/out")
+    code, out, err = processes.run(
+        "convert", "export", f"{tmp_path}/run", f"{tmp_path}/out", "--merge"
+    )
     assert code == errors.DONE and "equal" in out and "mean of" not in err, err
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == NEW
 
