@@ -186,7 +186,7 @@ class Log(Section):
 
 
 class Evaluate(Section):
-    """When the validation data is scored. The last step always is."""
+    """When the run is scored. Its last step always is, and before the first what `init` names."""
 
     every: Whole = 500
     """Steps; 0 scores the last step alone."""

@@ -26,7 +26,7 @@ from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, tra
 from jaxlm.inference.vocabulary import tables
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.transformer import make_forward
+from jaxlm.models.transformer import Forward, make_forward
 from jaxlm.objectives.base import Objective
 from jaxlm.objectives.lm import OBJECTIVES
 from jaxlm.observe import flops
@@ -35,7 +35,7 @@ from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import optim, reading, receipt
-from jaxlm.training.evaluate import Score, make_score
+from jaxlm.training.evaluate import Gauge, make_score, validation
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
@@ -56,14 +56,14 @@ class Run:
     tokenizer: Tokenizer
     layout: Layout
     data: Dataset
-    held: Dataset | None
     steps: int
     """Updates in all."""
     rows: int | None
     """Rows in all, when `epochs` says where the data ends; later ones are filler."""
     keeper: Keeper
     step: Step
-    score: Score
+    gauges: tuple[Gauge, ...]
+    """What is scored at each evaluation."""
     facts: dict[str, Any]
     """What `init` names; parameters, FLOPs per token and the peak they are compared with."""
 
@@ -116,14 +116,29 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         tokenizer=tokenizer,
         layout=layout,
         data=data,
-        held=held,
         steps=steps,
         rows=rows,
         keeper=Keeper(config, layout, optimizer, mask, checkpoints),
         step=step,
-        score=make_score(forward, objective, tokenizer.token_bytes()),
+        gauges=make_gauges(config, tokenizer, layout, forward, objective, held),
         facts=beginning(config, want, voice) | facts(live, frozen, spec, config.length),
     )
+
+
+def make_gauges(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    forward: Forward,
+    objective: Objective,
+    held: Dataset | None,
+) -> tuple[Gauge, ...]:
+    """What a run scores: the loss on what it holds out, if it holds out anything."""
+    if held is None:
+        return ()
+    score = make_score(forward, objective, tokenizer.token_bytes())
+    size = config.batch // config.microbatches
+    return (validation(held, score, layout, size=size, batches=config.evaluate.batches),)
 
 
 def keeping(config: RunConfig, folder: Path, voice: Progress) -> Checkpoints:

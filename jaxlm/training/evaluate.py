@@ -24,6 +24,8 @@ from jaxlm.training import reading
 from jaxlm.training.step import eval_step
 
 Score = Callable[[Params, Batch], Sums]
+Gauge = Callable[[int, Params, Callable[[], None]], dict[str, float]]
+"""(step, parameters, what to call after each batch) -> columns of the step's row of metrics."""
 
 
 def place(dataset: Dataset, layout: Layout, size: int, limit: int | None = None) -> Any:
@@ -89,6 +91,16 @@ def evaluate(
         "bits_per_byte": loss / math.log(2) / count if count else math.nan,
         "tokens": int(weight),
     }
+
+
+def validation(held: Dataset, score: Score, layout: Layout, *, size: int, batches: int) -> Gauge:
+    """The scores of `evaluate`, in columns that begin with validation_."""
+
+    def gauge(_: int, params: Params, beat: Callable[[], None]) -> dict[str, float]:
+        found = evaluate(params, held, score, layout, size=size, batches=batches, beat=beat)
+        return {f"validation_{name}": value for name, value in found.items()}
+
+    return gauge
 
 
 def _say(line: str) -> None:

@@ -23,7 +23,7 @@ from jaxlm.core.errors import (
     StorageError,
 )
 from jaxlm.core.platform import choose_platform, use_compile_cache
-from jaxlm.data.pipeline import Dataset, prefetch
+from jaxlm.data.pipeline import prefetch
 from jaxlm.observe import flops, memory, record, report, trackers
 from jaxlm.observe.metrics import Metrics
 from jaxlm.observe.profile import Profiler, check_reached
@@ -31,7 +31,7 @@ from jaxlm.observe.progress import Progress
 from jaxlm.plan.memory import is_out_of_memory
 from jaxlm.training import resume
 from jaxlm.training.assemble import Run, assemble
-from jaxlm.training.evaluate import evaluate, place
+from jaxlm.training.evaluate import place
 from jaxlm.training.optim import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
@@ -128,6 +128,8 @@ class Loop:
                 Profiler(config.profile.steps, run.folder / "profile") as profiler,
             ):
                 self._start = time.monotonic()
+                if config.init and self._step == 0:  # what it starts from, beside what comes of it
+                    self._evaluate()
                 while self._step < run.steps:
                     profiler.at(self._step, self._state)
                     with self._timed("data_seconds"):
@@ -190,8 +192,8 @@ class Loop:
         if last or self._step % config.log.every == 0:
             self._log()
         scoring = last or (not stopped and _due(self._step, config.evaluate.every))
-        if self._run.held is not None and scoring:  # after a signal there is time to save alone
-            self._evaluate(self._run.held)
+        if scoring:  # after a signal there is time to save alone
+            self._evaluate()
         if last or stopped or _due(self._step, config.checkpoint.every):
             self._save()
         return stopped
@@ -217,20 +219,16 @@ class Loop:
         self._metrics.row(row)
         self._voice.row(row)
 
-    def _evaluate(self, held: Dataset) -> None:
-        run, config = self._run, self._run.config
+    def _evaluate(self) -> None:
+        if not self._run.gauges:
+            return
+        row: dict[str, Any] = {"step": self._step}
         with self._timed("evaluate_seconds"), self._voice.phase("evaluating"):
-            found = evaluate(
-                run.keeper.evaluated(self._state),
-                held,
-                run.score,
-                run.layout,
-                size=config.batch // config.microbatches,
-                batches=config.evaluate.batches,
-                beat=self._watchdog.beat,
-            )
-        self._scored = self._step, found["loss"]
-        row = {"step": self._step} | {f"validation_{k}": v for k, v in found.items()}
+            params = self._run.keeper.evaluated(self._state)
+            for gauge in self._run.gauges:
+                row |= gauge(self._step, params, self._watchdog.beat)
+        if "validation_loss" in row:
+            self._scored = self._step, row["validation_loss"]
         self._metrics.row(row)
         self._voice.row(row)
 
