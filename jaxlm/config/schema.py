@@ -153,8 +153,7 @@ class Lora(Section):
     init: Literal["default", "pissa"] = "default"
     """default: B is 0; pissa: the kernel's first singular vectors (Meng et al. 2024)."""
     save: Patterns = ()
-    """Names of parameters trained whole beside the adapters, as regular expressions: embeddings,
-    head."""
+    """What is trained beside the adapters, named as in `trainable`: embeddings, head, new_rows."""
 
 
 class Checkpoint(Section):
@@ -233,8 +232,9 @@ class RunConfig(Section):
     hf://ORG/NAME@REVISION; left out, random ones."""
     trainable: Trainable | None = None
     """What is trained; the rest is frozen. Regular expressions over the parameters' names, or the
-    words lora, head, norms, embeddings, attention, mlp, biases and `last_layers: N`. Left out:
-    everything, or with lora.rank the adapters."""
+    words lora, head, norms, embeddings, new_rows (of ids that the tokenizer adds to those of init),
+    attention, mlp, biases and `last_layers: N`. Left out: everything, or with lora.rank the
+    adapters."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of activations and products; auto is bfloat16 on accelerators, float32 on the CPU."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"

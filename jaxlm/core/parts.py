@@ -1,8 +1,8 @@
 """What a parameter is by its name, and what a person may call many of them.
 
 A pattern is a regular expression, a word of WORDS, or `last_layers: N`. The layers under the last N
-lie apart, in LOWER beside `blocks`, so that what is frozen of a stack is a leaf of its own. No jax
-here: the configuration reads this.
+lie apart, in LOWER beside `blocks`, so that what is frozen of a stack is a leaf of its own; so do
+the rows of ids that a tokenizer adds, in NEW_ROWS. No jax here: the configuration reads this.
 """
 
 import difflib
@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from jaxlm.core.errors import ConfigError
 
 LOWER = "lower_blocks"
+NEW_ROWS = "new_rows"
 TYPES = {
     "adapters": r"/lora_",
     "norms": r"_norm/(scale|bias)$",
-    "embeddings": r"/embedding$",
+    "embeddings": r"/embedding$|^embed/new_rows$",
     "head": r"^head/",
     "attention": r"/(attn|cross)/[a-z]/(kernel|bias)$",
     "mlp": r"/(mlp|experts)/[a-z]+/(kernel|bias)$",
@@ -24,6 +25,7 @@ TYPES = {
 WORDS = {
     "lora": TYPES["adapters"],
     "biases": r"bias$",
+    "new_rows": rf"/{NEW_ROWS}$",
     **{name: pattern for name, pattern in TYPES.items() if name != "adapters"},
 }
 """Word -> the pattern that it stands for."""
@@ -31,6 +33,7 @@ _WHY = {
     "head": "the embedding is this model's head (model.tied): write embeddings",
     "lora": "add adapters with lora.rank=8",
     "biases": "this model has none",
+    "new_rows": "the tokenizer adds no id to that of init; set tokenizer.path to one that does",
 }
 _LAST = re.compile(r"last_layers: ([0-9]+)")
 

@@ -27,7 +27,7 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub import load as folders
 from jaxlm.inference import imported, vocabulary
-from jaxlm.models import depth, lora
+from jaxlm.models import depth, lora, rows
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
@@ -120,9 +120,10 @@ def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:
 
 
 def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
-    """`params` as the run trains them: with its adapters, and what lies under `last_layers` apart.
+    """`params` as the run trains them: with its adapters, and apart what lies under `last_layers`,
+    and the rows of new ids where they are named.
 
-    Their arrays are given up where they are split.
+    The arrays of layers are given up where they are split.
     """
     if config.lora.rank:
         params = lora.add(
@@ -137,6 +138,9 @@ def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
             init=config.lora.init,
             dora=config.lora.dora,
         )
+    old, named = rows_before(config), (*config.lora.save, *(config.trainable or ()))
+    if old and parts.NEW_ROWS in named:
+        params = rows.split(params, layout, old, config.model.vocab)
     count = parts.last_layers(config.trainable or ())
     return depth.split(params, layout, count) if count else params
 
@@ -153,12 +157,17 @@ def load_params(
     checkpoints = Checkpoints(run.folder / "checkpoints", warn=warn)
     if not run.config.init:
         step, params, _, _ = checkpoints.restore(want, None, step)
-        return step, depth.joined(params, layout)
+        return step, _joined(params, run.spec, layout)
     mask = kept(run.config, want)
     live, _ = tree.partition(want, mask)
     step, live, _, meta = checkpoints.restore(live, None, step)
     frozen = frozen_params(run.config, layout, mask, want, meta["base"], warn)
-    return step, depth.joined(tree.combine(live, frozen), layout)
+    return step, _joined(tree.combine(live, frozen), run.spec, layout)
+
+
+def _joined(params: Params, spec: ModelSpec, layout: Layout) -> Params:
+    """The inverse of what `adapted` splits."""
+    return rows.joined(depth.joined(params, layout), layout, spec.vocab)
 
 
 def trained(config: RunConfig, params: Params) -> Mask:

@@ -7,16 +7,9 @@ import jax.numpy as jnp
 
 from jaxlm.core import tree
 from jaxlm.core.errors import ConfigError
-from jaxlm.core.mesh import logical_axes
 from jaxlm.core.tree import Params
-from jaxlm.models.axes import AXES
+from jaxlm.models.rows import tables
 from jaxlm.text.tokenizer import Tokenizer
-
-
-def tables(params: Params) -> dict[str, int]:
-    """The parameters with a row per id, embedding and head, and which axis counts the ids."""
-    axes = {name: logical_axes(name, AXES) or () for name in tree.flatten(params)}
-    return {name: found.index("vocab") for name, found in axes.items() if "vocab" in found}
 
 
 def grown(params: Params, want: Params, old: int, new: int) -> Params:

@@ -6,6 +6,7 @@ without the layer's. Every parameter matches exactly one row; a test holds that 
 
 AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("embed/embedding", ("vocab", "embed")),
+    ("(embed|head)/new_rows", ("whole", "embed")),
     ("positions/embedding", ("length", "embed")),
     ("types/embedding", ("whole", "embed")),
     ("relative/embedding", ("whole", "heads")),

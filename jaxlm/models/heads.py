@@ -9,9 +9,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxlm.core.mesh import Layout
+from jaxlm.core.parts import NEW_ROWS
 from jaxlm.core.tree import Params
 from jaxlm.models.dense import Dense, whole
 from jaxlm.models.layers import ACTIVATIONS, Normalize
+from jaxlm.models.rows import scored
 from jaxlm.models.spec import VOCAB_MULTIPLE, ModelSpec
 
 ABSENT = -1e9
@@ -77,6 +79,8 @@ def logits(head: Params, x: Array, *, spec: ModelSpec, layout: Layout, dtype: DT
         return scores + whole(own["labels"]["bias"], scores) if spec.head.bias else scores
     kernel = head["embed"]["embedding"] if spec.tied else own["kernel"].T
     scores = product(x, kernel.astype(dtype))
+    if (new := head["embed" if spec.tied else "head"].get(NEW_ROWS)) is not None:
+        scores = scored(scores, product(x, new.astype(dtype)), spec.vocab)
     if spec.head.bias:
         scores += whole(own["bias"], scores)
     if cap := spec.scale.logits_cap:

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
+from jaxlm.core.parts import NEW_ROWS
 from jaxlm.core.tree import Params
 from jaxlm.models.attention import Attention
 from jaxlm.models.axes import AXES
@@ -28,6 +29,7 @@ from jaxlm.models.heads import Head, logits, padded_vocab, select_head
 from jaxlm.models.layers import Mlp, Normalize, residual_scale
 from jaxlm.models.relative import Relative
 from jaxlm.models.rope import rotary
+from jaxlm.models.rows import looked_up
 from jaxlm.models.source import Source, SourceAttention
 from jaxlm.models.spec import ModelSpec
 
@@ -256,6 +258,9 @@ class Table(nn.Module):
         table = self.param("embedding", init, (self.rows, self.spec.embed))
         # Whole rows for the lookup: else the partitioner rematerializes the activations.
         rows = self.layout.constrain(table, "vocab" if self.name == "embed" else None, None)[index]
+        if self.has_variable("params", NEW_ROWS):
+            new = self.get_variable("params", NEW_ROWS)
+            rows = looked_up(rows, new, index, self.spec.vocab)
         return rows.astype(jnp.promote_types(table.dtype, self.dtype))
 
 

@@ -23,8 +23,8 @@ from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
-from jaxlm.inference.vocabulary import tables
 from jaxlm.models.axes import AXES
+from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Forward, make_forward
 from jaxlm.objectives.base import Objective

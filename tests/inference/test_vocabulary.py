@@ -10,6 +10,7 @@ import processes
 import pytest
 import tokenizers
 
+import jaxlm
 from jaxlm.checkpoint import inspect as checkpoints
 from jaxlm.config.load import load
 from jaxlm.core import errors, tree
@@ -65,6 +66,7 @@ def _rows(params):
 def test_a_run_with_more_tokens_says_so_resumes_and_generates(tmp_path, base, larger):
     own = [word for word in processes.words(tmp_path) if not word.startswith(("model.", "token"))]
     words = [*own, f"init={base}", f"tokenizer.path={larger}", "lora.rank=2"]
+    words += ["lora.save=new_rows", "optimizer.learning_rate=0.1"]
     for steps in (1, 2):
         code, out, err = processes.run(*words, f"steps={steps}")
         assert code == errors.DONE, err
@@ -79,6 +81,18 @@ def test_a_run_with_more_tokens_says_so_resumes_and_generates(tmp_path, base, la
     )
     assert code == errors.DONE and "equal" in out and "mean of" not in err, err
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == NEW
+    trained = json.loads((tmp_path / "run" / "trainable.json").read_text())["patterns"]["new_rows"]
+    assert trained == {"tensors": 2, "parameters": 2 * (NEW - OLD) * 32}
+    before, after = (jaxlm.load(each).params for each in (base, tmp_path / "out"))
+    for old, new in zip(*(_rows(each) for each in (before, after)), strict=True):
+        np.testing.assert_array_equal(new[:OLD], old[:OLD])
+    assert np.abs(new[OLD:NEW] - old[:OLD].mean(0)).max() > 1e-3  # the head's: no text has them
+
+
+def test_new_rows_of_a_tokenizer_that_adds_none_are_refused(tmp_path, base):
+    own = [word for word in processes.words(tmp_path) if not word.startswith(("model.", "token"))]
+    code, _, err = processes.run(*own, f"init={base}", "trainable=new_rows", "steps=1")
+    assert code == errors.CONFIG and "adds no id to that of init" in err
 
 
 def test_a_tokenizer_in_which_ids_are_other_text_is_refused(tmp_path, base):

@@ -9,7 +9,7 @@ import pytest
 from jaxlm.config.load import load
 from jaxlm.core import tree
 from jaxlm.core.mesh import RULES, logical_axes
-from jaxlm.models import lora
+from jaxlm.models import lora, rows
 from jaxlm.models.axes import AXES, INPUTS
 from jaxlm.models.transformer import param_shapes
 
@@ -33,7 +33,13 @@ def shapes(spec, *, adapters=True):
         return base
     targets = {"rank": 4, "alpha": 8.0, "targets": ["(attn|cross|mlp)/.*kernel"]}
     targets |= {"init": "pissa", "dora": True, "dropout": 0.1}
-    return jax.eval_shape(lambda p: lora.add(p, at, networks.ROOT, **targets), base)
+    first = networks.VOCAB - 2
+
+    def added(params):
+        params = lora.add(params, at, networks.ROOT, **targets)
+        return rows.split(params, at, first, networks.VOCAB)
+
+    return jax.eval_shape(added, base)
 
 
 @pytest.mark.parametrize("name", SPECS)
