@@ -11,6 +11,7 @@ import optax
 
 from jaxlm.core import tree
 from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward, param_shapes
@@ -152,6 +153,7 @@ def trainer(
     trainable: Iterable[str] = (".",),
     microbatches: int = 1,
     dtype: Any = jnp.float32,
+    kl: float = 0.0,
 ) -> tuple[TrainState, Any]:
     """The first state, and the jitted step (state, batch) -> (state, metrics) of the network.
 
@@ -163,7 +165,7 @@ def trainer(
     mask = trainable if known else tree.select(start, trainable)
     opt_state = init_state(tx, tree.partition(start, mask)[0], at, AXES)
     state = TrainState(jax.device_put(jnp.int32(0), at.sharding(())), start, opt_state)
-    step = plain_step(spec, tx, mask, at=at, microbatches=microbatches, dtype=dtype)
+    step = plain_step(spec, tx, mask, at=at, microbatches=microbatches, dtype=dtype, kl=kl)
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
     return state, jax.jit(partial(step, key=ROOT), out_shardings=(lies, None))
 
@@ -176,12 +178,13 @@ def plain_step(
     at: Layout,
     microbatches: int = 1,
     dtype: Any = jnp.float32,
+    kl: float = 0.0,
 ) -> Any:
     """(state, batch, key) -> (state, metrics): the training step of the clm objective."""
     return partial(
         train_step,
         forward=make_forward(spec, at, dtype),
-        objective=clm(z_loss=1e-3, shards=at.size("batch")),
+        objective=clm(z_loss=1e-3, shards=at.size("batch"), kl_to_base=kl, base=lora.without),
         tx=tx,
         trainable=trainable,
         microbatches=microbatches,

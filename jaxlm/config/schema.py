@@ -1,6 +1,6 @@
 """Every key of a run, with its meaning where it stands.
 
-A test holds the number of keys (without `model.*`) to 75 and fails on one that no code reads.
+A test holds the number of keys (without `model.*`) to 90 and fails on one that no code reads.
 """
 
 from typing import Annotated, Any, Literal
@@ -66,10 +66,21 @@ class Data(Section):
     ) = None
     """Sources of their own, or the share of the training documents to hold out (by a hash of their
     text, so that a copy of a held-out document is held out too)."""
+    replay: Source | None = None
+    """Documents mixed in so that they are not forgotten; `weight` is their share of the rows."""
     parse_special: bool = False
     """Let text such as `<|endoftext|>` inside a document become the special token."""
     cache: str | None = None
     """Folder of the tokenized cache; left out, the user's cache folder."""
+
+    @model_validator(mode="after")
+    def _replayed(self) -> "Data":
+        if (again := vars(self)["replay"]) and not 0 < (vars(again)["weight"] or 0) < 1:
+            raise ValueError(
+                f"replay needs its share of the rows; write {{path: {vars(again)['path']}, "
+                "weight: 0.05}"
+            )
+        return self
 
 
 class Tokenizer(Section):
@@ -91,6 +102,8 @@ class Objective(Section):
     """clm: the next token of documents; sft: of the answers in examples."""
     z_loss: NonNegative = 0.0
     """Weight of log(Z)^2, which keeps the logits' scale (Chowdhery et al. 2022, section 5)."""
+    kl_to_base: NonNegative = 0.0
+    """Weight of the divergence KL(base || tuned) at each learned token, with adapters alone."""
 
 
 class Examples(Section):
@@ -191,6 +204,11 @@ class Evaluate(Section):
     """Steps; 0 scores the last step alone."""
     batches: Count = 50
     """Most batches of validation data per evaluation."""
+    general: Source | None = Source.model_construct(set(), path="stdlib")
+    """Documents of which a few are scored too where there is an `init`: how much of what it knew is
+    forgotten. null scores none."""
+    max_forgetting: Positive | None = None
+    """The run ends when the loss on `general` has grown by more than this, in nats per token."""
 
 
 class Profile(Section):

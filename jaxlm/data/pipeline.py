@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -38,6 +39,8 @@ class Dataset:
     weights: the share of each source; None takes all rows alike. seed: of the order; None goes
     through the rows once, in an order that is the same for every run, so that a part is a sample.
     counts: what was counted while reading. audits: what became of the examples of each source.
+    replay: the share of the rows that the last source gives; it stands evenly among the others',
+    which alone make a pass.
     """
 
     sources: tuple[Rows, ...]
@@ -47,6 +50,11 @@ class Dataset:
     seed: int | None
     counts: dict[str, int] = field(default_factory=dict)
     audits: tuple[Audit, ...] = ()
+    replay: float = 0.0
+
+    def replaying(self, rows: Rows, share: float) -> "Dataset":
+        """With a share of the rows from another source: what must not be forgotten."""
+        return replace(self, sources=(*self.sources, rows), replay=share)
 
     @property
     def weighted(self) -> bool:
@@ -55,12 +63,18 @@ class Dataset:
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        """[sources + 1]: the number of the first row of each, then that of all."""
-        return np.cumsum([0, *(source.count for source in self.sources)])
+        """[own sources + 1]: the number of the first row of each, then that of all."""
+        own = self.sources[:-1] if self.replay else self.sources
+        return np.cumsum([0, *(source.count for source in own)])
+
+    @cached_property
+    def _share(self) -> Fraction:
+        """`replay`, so that the same rows are replayed everywhere."""
+        return Fraction(self.replay).limit_denominator(10**6)
 
     @property
     def rows(self) -> int:
-        """Rows in one pass over everything."""
+        """Rows in one pass over everything, without those of the replay."""
         return int(self._starts[-1])
 
     @property
@@ -72,17 +86,22 @@ class Dataset:
     def digest(self) -> str:
         """Hash of everything that the sequence of batches depends on, but their size."""
         digests = [source.digest for source in self.sources]
-        what = repr((digests, self.weights, self.length, self.pad, self.seed))
+        replay = (self.replay,) if self.replay else ()
+        what = repr((digests, self.weights, self.length, self.pad, self.seed, *replay))
         return hashlib.sha256(what.encode()).hexdigest()
 
     def rows_for(self, epochs: float) -> int:
-        """Rows in so many passes. Raises ConfigError for a weighted mixture, which has no pass."""
+        """Rows in so many passes, those of the replay among them.
+
+        Raises ConfigError for a weighted mixture, which has no pass.
+        """
         if self.weighted:
             wrong = (
                 "a mixture with weights has no end of a pass; give steps, or leave out the weights"
             )
             raise ConfigError("epochs", wrong)
-        return max(1, round(epochs * self.rows))
+        own = max(1, round(epochs * self.rows))
+        return math.floor((own - 1) / (1 - self._share)) + 1  # the first with so many of them
 
     def batches(self, size: int) -> int:
         """Batches of `size` rows in one pass; the last may be filled up."""
@@ -126,6 +145,17 @@ class Dataset:
 
     def _locate(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source [n], row in it [n]) of the rows `index` [n] of the sequence."""
+        if not self.replay:
+            return self._own(index)
+        share, denominator = self._share.as_integer_ratio()
+        before, after = (i * share // denominator for i in (index, index + 1))
+        source, row = self._own(index - before)
+        last = len(self.sources) - 1
+        again = shuffled(before, self.sources[last].count, (self.seed or 0, last))
+        return np.where(after > before, last, source), np.where(after > before, again, row)
+
+    def _own(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_locate`, of the rows `index` [n] of the sequence without the replay."""
         if self.seed is not None and self.weighted:
             source, drawn = self._mixture.draw(index)
             row = np.empty_like(drawn)

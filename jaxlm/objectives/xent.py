@@ -46,11 +46,15 @@ def cross_entropy(
     x [B, L, D]; targets [B, L] int32; weights [B, L] float32; logits -> [B, l, V] float32.
     `shards`: devices that the batch is split over. Gradients flow to head and x alone.
     """
-    rows, length = targets.shape
+    return _cross_entropy(logits, z, cut(logits, head, x, shards), head, x, targets, weights)
+
+
+def cut(logits: Logits, head: Any, x: Array, shards: int) -> "Cut":
+    """How hidden states x [B, L, D] are taken apart for `logits(head, x)`."""
+    rows, length, _ = x.shape
     groups = math.gcd(rows, shards)
     vocab = jax.eval_shape(logits, head, x[:, :1]).shape[-1]
-    cut = Cut(groups, chunks(rows // groups, length, vocab))
-    return _cross_entropy(logits, z, cut, head, x, targets, weights)
+    return Cut(groups, chunks(rows // groups, length, vocab))
 
 
 def chunks(rows: int, length: int, vocab: int) -> int:
@@ -90,6 +94,12 @@ class Cut(NamedTuple):
 
         return tuple(part(array) for array in arrays)
 
+    def whole(self, parts: Array, length: int) -> Array:
+        """The inverse of `parts` for one array [B, length, ...]."""
+        joined = jnp.moveaxis(parts, 0, 2)
+        rows = parts.shape[1] * parts.shape[2]
+        return joined.reshape(rows, -1, *parts.shape[4:])[:, :length]
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _cross_entropy(
@@ -122,8 +132,8 @@ def _forward(
     zeros = _zeros(cut, (_NOTHING, head))
     total, dx = jax.lax.scan(one, zeros, cut.parts(x, targets, weights))
     loss, dhead = jax.tree.map(lambda leaf: leaf.sum(0), total)
-    dx = jnp.moveaxis(dx, 0, 2).reshape(x.shape[0], -1, x.shape[2])[:, : x.shape[1]]
-    return loss, (jax.tree.map(lambda d, h: d.astype(h.dtype), dhead, head), dx)
+    dhead = jax.tree.map(lambda d, h: d.astype(h.dtype), dhead, head)
+    return loss, (dhead, cut.whole(dx, x.shape[1]))
 
 
 def _backward(

@@ -20,6 +20,10 @@ CHARTS: tuple[dict[str, Any], ...] = (
         "series": {"loss": "training", "validation_loss": "validation"},
     },
     {"title": "Validation bits per byte", "series": {"validation_bits_per_byte": "bits per byte"}},
+    {
+        "title": "General text: change of the loss, and KL from the base",
+        "series": {"general_change": "change of the loss", "general_kl": "KL(base || tuned)"},
+    },
     {"title": "Learning rate", "log": True, "series": {"learning_rate": "rate"}},
     {
         "title": "Gradient norm",
@@ -46,7 +50,7 @@ CHARTS: tuple[dict[str, Any], ...] = (
 
 _NO_CHART = {
     *("step", "tokens", "skipped", "seconds", "data_seconds", "compute_seconds"),
-    *("checkpoint_seconds", "validation_perplexity", "validation_tokens"),
+    *("checkpoint_seconds", "validation_perplexity", "validation_tokens", "general_loss"),
 }
 
 

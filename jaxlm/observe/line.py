@@ -17,6 +17,9 @@ FIELDS = {
     "validation_loss": lambda value: f"validation loss {value:.4f}",
     "validation_bits_per_byte": lambda value: f"{value:.4f} bits/byte",
     "validation_perplexity": lambda value: f"perplexity {value:.4g}",
+    "general_loss": lambda value: f"general loss {value:.4f}",
+    "general_change": lambda value: f"changed {value:+.4f}",
+    "general_kl": lambda value: f"KL {value:.4g}",
 }
 """Column of metrics.jsonl -> how the line shows it, in the line's order."""
 

@@ -19,10 +19,12 @@ from jaxlm.core import distributed, parts, tree
 from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.core.tree import Params
+from jaxlm.core.tree import Mask, Params
+from jaxlm.data import general as general_text
 from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
+from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
@@ -36,6 +38,7 @@ from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import optim, reading, receipt
 from jaxlm.training.evaluate import Gauge, make_score, validation
+from jaxlm.training.forgetting import Base, forgetting
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
@@ -84,14 +87,16 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     if distributed.index() == 0:
         reading.report(data, tokenizer, folder, voice.say)
     check_best(config, scored=held is not None)
-    check_same(config, tokenizer, data, held)
+    general = open_general(config, spec, tokenizer)
+    check_same(config, tokenizer, data, held, general)
     steps, rows = steps_of(config, data.rows_for)
     forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
-    objective = make_objective(config, spec, layout)
     want = shapes(config, spec, layout)
     if config.optimizer.no_decay != AdamW().no_decay:  # the default's own need not all be there
         tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
     mask = trained(config, want)
+    base = base_beside(mask)
+    objective = make_objective(config, spec, layout, base)
     live, frozen = tree.partition(want, mask)
     rate = config.lora.b_rate if config.lora.rank else 1.0
     optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES, b_rate=rate)
@@ -120,12 +125,31 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         rows=rows,
         keeper=Keeper(config, layout, optimizer, mask, checkpoints),
         step=step,
-        gauges=make_gauges(config, tokenizer, layout, forward, objective, held),
+        gauges=(
+            *scoring(config, tokenizer, layout, forward, objective, held),
+            *([forgetting(general, forward, layout, folder, base=base)] if general else []),
+        ),
         facts=beginning(config, want, voice) | facts(live, frozen, spec, config.length),
     )
 
 
-def make_gauges(
+def open_general(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer) -> Dataset | None:
+    """The text by which a run with `init` knows what is forgotten, of a model that continues texts.
+
+    Raises DataError for a source without any.
+    """
+    source = config.evaluate.general if config.init else None
+    if source is None or spec.structure != "decoder" or spec.head.labels:
+        return None
+    return general_text.general(source, tokenizer, config.length)
+
+
+def base_beside(mask: Mask) -> Base | None:
+    """From parameters to those of the base: with adapters alone, the same without them."""
+    return lora.without if all("/lora_" in name for name in mask) else None
+
+
+def scoring(
     config: RunConfig,
     tokenizer: Tokenizer,
     layout: Layout,
@@ -207,10 +231,24 @@ def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None
         )
 
 
-def make_objective(config: RunConfig, spec: ModelSpec, layout: Layout) -> Objective:
-    """The run's objective. Raises ConfigError for a model of another kind than those it trains."""
+def make_objective(
+    config: RunConfig, spec: ModelSpec, layout: Layout, base: Base | None
+) -> Objective:
+    """The run's objective. base: from parameters to those of the base, where they are there.
+
+    Raises ConfigError for a model of another kind than those it trains, and for a divergence from
+    a base that is not there.
+    """
     chosen = config.objective
-    objective = OBJECTIVES[chosen.type](z_loss=chosen.z_loss, shards=layout.size("batch"))
+    if chosen.kl_to_base and not base:
+        what = "needs the base beside what is tuned; train adapters alone: lora.rank=16"
+        raise ConfigError("objective.kl_to_base", f"{what}, no lora.save, no trainable")
+    objective = OBJECTIVES[chosen.type](
+        z_loss=chosen.z_loss,
+        shards=layout.size("batch"),
+        kl_to_base=chosen.kl_to_base,
+        base=base,
+    )
     if spec.structure not in objective.structures or spec.head.labels:
         have = "a classifier" if spec.head.labels else f"a model of structure={spec.structure}"
         wanted = " or ".join(objective.structures)
@@ -248,7 +286,11 @@ def check_best(config: RunConfig, *, scored: bool) -> None:
 
 
 def check_same(
-    config: RunConfig, tokenizer: Tokenizer, data: Dataset, held: Dataset | None
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    data: Dataset,
+    held: Dataset | None,
+    general: Dataset | None,
 ) -> None:
     """Raise ClusterError when a process would train on something else than process 0."""
     facts = {
@@ -256,6 +298,7 @@ def check_same(
         "tokenizer": tokenizer.digest,
         "data": data.digest,
         "validation": held.digest if held else "",
+        "general text": general.digest if general else "",
     }
     found = [json.loads(each) for each in distributed.gather("same run", json.dumps(facts))]
     for process, theirs in enumerate(found):

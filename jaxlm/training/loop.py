@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from jaxlm.plan.memory import is_out_of_memory
 from jaxlm.training import resume
 from jaxlm.training.assemble import Run, assemble
 from jaxlm.training.evaluate import place
+from jaxlm.training.forgetting import has_ended, too_much
 from jaxlm.training.optim import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
@@ -80,6 +81,9 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
                 report.write(folder)
             voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
             return DONE
+        if ended := has_ended(folder, newest, config.evaluate.max_forgetting):
+            voice.say(f"{folder}: step {newest} of {run.steps}, {ended}; nothing left to do")
+            return DONE
         check_reached(config.profile.steps, run.steps)
         if line := unfinished(config.optimizer.schedule, run.steps):
             voice.warn(line)
@@ -106,7 +110,7 @@ class Loop:
                 "another run, or add --allow-change data",
             )
         self._window = Window(meta.get("window"), run.config.optimizer.max_skipped)
-        self._scored: tuple[int, float] | None = None
+        self._scored: dict[str, Any] = {}
         self._compiled: Any = None
         self._metrics = self._open_metrics()
         self._seconds = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "evaluate_seconds": 0.0}
@@ -140,8 +144,8 @@ class Loop:
                     self._step += 1
                     self._window.add(self._step, metrics)
                     self._watchdog.beat()
-                    if (stopped := self._after()) is not None:
-                        return self._end(STOPPED, f"stopped by {stopped}")
+                    if (end := self._after()) is not None:
+                        return self._end(*end)
             return self._end(DONE, "done")
         except Exception as error:
             if is_out_of_memory(error):
@@ -185,8 +189,10 @@ class Loop:
             self._compiled = compile_step(self._run.step, self._state, batch, key)
         return self._compiled
 
-    def _after(self) -> str | None:
-        """Everything that is due after a step; the signal that asks for an end, if any."""
+    def _after(self) -> tuple[int, str] | None:
+        """Everything that is due after a step. (exit code, status) where the run ends before its
+        last one.
+        """
         config, last = self._run.config, self._step == self._run.steps
         stopped = None if last else self._signals.asked(self._step)
         if last or self._step % config.log.every == 0:
@@ -194,9 +200,13 @@ class Loop:
         scoring = last or (not stopped and _due(self._step, config.evaluate.every))
         if scoring:  # after a signal there is time to save alone
             self._evaluate()
-        if last or stopped or _due(self._step, config.checkpoint.every):
-            self._save()
-        return stopped
+        now = self._scored if self._scored.get("step") == self._step else {}
+        forgot = None if last else too_much(now, config.evaluate.max_forgetting)
+        if last or stopped or forgot or _due(self._step, config.checkpoint.every):
+            self._save(now.get("validation_loss", nan))
+        if stopped:
+            return STOPPED, f"stopped by {stopped}"
+        return (DONE, forgot) if forgot else None
 
     def _log(self) -> None:
         run = self._run
@@ -227,12 +237,12 @@ class Loop:
             params = self._run.keeper.evaluated(self._state)
             for gauge in self._run.gauges:
                 row |= gauge(self._step, params, self._watchdog.beat)
-        if "validation_loss" in row:
-            self._scored = self._step, row["validation_loss"]
+        self._scored = row
         self._metrics.row(row)
         self._voice.row(row)
 
-    def _save(self) -> None:
+    def _save(self, loss: float) -> None:
+        """loss: of the validation at this step; NaN when there was none."""
         self._window.drain()
         self._metrics.sync()
         meta = {
@@ -240,9 +250,7 @@ class Loop:
             "steps": self._run.steps,
             "data": self._run.data.digest,
         }
-        scored = self._scored
-        now = scored is not None and scored[0] == self._step and isfinite(scored[1])
-        score = scored[1] if scored and now else None
+        score = loss if isfinite(loss) else None
         with self._timed("checkpoint_seconds"):
             try:
                 saved = self._run.keeper.save(self._state, meta, score)
@@ -274,7 +282,7 @@ class Loop:
         if self._primary:
             report.write(run.folder)
         if code == DONE:
-            voice.say(f"{run.folder}: step {self._step} of {run.steps}, done")
+            voice.say(f"{run.folder}: step {self._step} of {run.steps}, {status}")
         else:
             voice.say(f"{status} at step {self._step}, saved; the same command continues")
         return code

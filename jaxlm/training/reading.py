@@ -17,6 +17,11 @@ def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
     """How the sources of a run are opened."""
     if config.objective.type == "sft":
         return pipeline.answers(tokenizer, config.examples, length=config.length, say=say)
+    return documents(config, tokenizer, say)
+
+
+def documents(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
+    """How sources of documents are opened."""
     return pipeline.documents(
         tokenizer,
         length=config.length,
@@ -30,9 +35,14 @@ def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Da
     """The training and the validation data. Raises DataError and ConfigError."""
     data, length, pad = config.data, config.length, tokenizer.pad
     how = opener(config, tokenizer, say)
-    return pipeline.open_data(
+    train, held = pipeline.open_data(
         data.train, data.validation, how, length=length, pad=pad, seed=config.seed
     )
+    if data.replay is None:
+        return train, held
+    share, rows = data.replay.weight or 0.0, documents(config, tokenizer, say)(data.replay, 0.0)
+    say(f"{data.replay.path}: {share:.3g} of the rows, again, of {rows.train.count:,}")
+    return train.replaying(rows.train, share), held
 
 
 def read_validation(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Dataset | None:

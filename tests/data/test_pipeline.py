@@ -266,3 +266,19 @@ def test_a_closed_prefetch_leaves_no_thread_and_runs_little_ahead():
     iterator.close()
     assert len(done) <= 5
     assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 0.5])
+def test_a_replay_stands_evenly_among_rows_that_are_each_seen_once(share):
+    own = dataset(weights=None)
+    data = own.replaying(Windows(stream(90, 25_000), LENGTH, 30_000, 7), share)
+    count = data.rows_for(1)
+    found = sequence(data, count)
+    again = [first >= 25_000 for first in found]
+    assert sorted(first for first in found if first < 25_000) == sorted(sequence(own, own.rows))
+    assert abs(np.mean(again) - share) < 1 / own.rows
+    pieces = [np.sum(part) for part in np.array_split(again, count // 20)]
+    assert max(pieces) - min(pieces) <= 2
+    assert len({first for first in found if first >= 25_000}) > 5
+    assert equal(data.batch(3, 8), {k: v[24:32] for k, v in data.batch(0, 32).items()})
+    assert len({data.digest, own.digest, own.replaying(data.sources[-1], 0.125).digest}) == 3
