@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors, out and in.
+"""Adapters in PEFT's format, adapter_config.json and adapter_model.safetensors, read.
 
 A tensor that holds several of our kernels has one adapter there: written, theirs has all our ranks,
 B with zeros where a part does not read another's; read, each part has the whole A. Both are exact.
@@ -7,8 +7,7 @@ B with zeros where a part does not read another's; read, each part has the whole
 import json
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,7 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
 from jaxlm.families import names
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, head_of
 from jaxlm.families.names import Piece
-from jaxlm.hub.save import whole
-from jaxlm.hub.shards import Lazy, write_tensors
 from jaxlm.hub.tensors import Tensors, open_tensors, read_metadata
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
@@ -35,7 +31,6 @@ BASE = "jaxlm.base"
 """Of the file's metadata: the digest of the model that the adapter was trained on."""
 PREFIX = "base_model.model."
 ENDS = {"a": ".lora_A.weight", "b": ".lora_B.weight", "m": ".lora_magnitude_vector"}
-TASKS = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM"}
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Ways to begin an adapter, of PEFT's, that leave the base as it is."""
 EMPTY = ("layer_replication", "megatron_config", "trainable_token_indices", "target_parameters")
@@ -45,144 +40,6 @@ EMPTY = ("layer_replication", "megatron_config", "trainable_token_indices", "tar
 def is_adapter(path: str | Path) -> bool:
     """Whether a folder holds an adapter."""
     return (Path(path) / CONFIG).is_file()
-
-
-def save_adapter(
-    out: str | Path,
-    params: Params,
-    spec: ModelSpec,
-    family: Family,
-    *,
-    saved: Iterable[str] = (),
-    base: str = "",
-    name: str | None = None,
-) -> None:
-    """Write the adapters in `params` into the new folder `out`, with the names of `family`.
-
-    saved: names of leaves that were trained whole. base: the digest of what was adapted; name: how
-    PEFT finds it. Raises ConfigError when `out` exists, CheckpointError for a leaf that PEFT cannot
-    hold apart, StorageError when the disk is full.
-    """
-    leaves = tree.flatten(params)
-    shapes = {name: tuple(x.shape) for name, x in leaves.items() if "/lora_" not in name}
-    files = names.tensors(names.expand(family.table(spec), shapes, spec.vocab))
-    made: dict[str, np.ndarray] = {}
-    sizes: dict[str, tuple[int, float]] = {}
-    turned = False
-    for tensor, parts in files.items():
-        if any(_beside(part) + "lora_a" in leaves for part in parts):
-            module = tensor.removesuffix(".weight")
-            found, sizes[module], turned = _factored(parts, leaves)
-            made |= {f"{PREFIX}{module}{ENDS[part]}": array for part, array in found.items()}
-    if not sizes:
-        raise CheckpointError(str(out), "holds no adapter; export it with --merge")
-    copies = family.copied(spec, shapes)
-    modules = _modules(set(saved), files, copies, sizes)
-    for tensor, parts in files.items():
-        for copy in (tensor, *(a for a, b in copies.items() if b == tensor)):
-            if copy.rpartition(".")[0] in modules:
-                slices = [np.asarray(leaves[part.leaf][part.at]) for part in parts]
-                made[PREFIX + copy] = names.write(parts, slices)
-    drops = {float(leaf.ravel()[0]) for n, leaf in leaves.items() if n.endswith("/lora_drop")}
-    every = {tensor.rpartition(".")[0] for tensor in (*files, *copies)}
-    values = _config(sizes, every) | {
-        "task_type": TASKS.get(spec.structure) if head_of(spec) == LM else None,
-        "base_model_name_or_path": name,
-        "lora_dropout": max(drops, default=0.0),
-        "use_dora": any(name.endswith(ENDS["m"]) for name in made),
-        "fan_in_fan_out": turned,
-        "modules_to_save": _named(modules, every) or None,
-    }
-    tensors = {name: Lazy(x.shape, x.dtype, lambda x=x: x) for name, x in made.items()}
-    with whole(out) as folder:
-        (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        size, told = sum(x.nbytes for x in made.values()), {BASE: base} if base else {}
-        write_tensors(folder, tensors, max_shard_bytes=size + 1, metadata=told, stem=STEM)
-
-
-def _factored(
-    parts: list[Piece], leaves: Mapping[str, Any]
-) -> tuple[dict[str, np.ndarray], tuple[int, float], bool]:
-    """({a, b and m: their tensors}, (rank, alpha), whether the kernel lies as [in, out]) of one of
-    their modules.
-    """
-    at, own = parts[0].at, []
-    for part in parts:
-        beside = _beside(part)
-        there = [x for x in lora.PARTS if beside + x in leaves]
-        own.append({x: np.asarray(leaves[beside + x][at], np.float32) for x in there})
-    factors = [lora.factors(x) if x else None for x in own]  # pyright: ignore[reportArgumentType]
-    total = sum(pair[0].shape[-1] for pair in factors if pair)
-    scales = [float(x["lora_scale"]) if x else 1.0 for x in own]
-    scale = next(s for s, x in zip(scales, own, strict=True) if x)
-    low = [_low(part, leaves, total) for part in parts]
-    slices, first = [], 0
-    for part, pair, mine in zip(low, factors, scales, strict=True):
-        b = np.zeros(part.b.parts[part.b.part], np.float32)
-        if pair:
-            b[first : first + pair[1].shape[0]] = np.asarray(pair[1]) * (mine / scale)
-            first += pair[1].shape[0]
-        slices.append(b)
-    a = np.concatenate([np.asarray(pair[0]) for pair in factors if pair], -1)
-    found = {"a": names.write([low[0].a], [a]), "b": names.write([x.b for x in low], slices)}
-    if any("lora_m" in x for x in own):
-        norms = [
-            x["lora_m"] if x else _norms(part, np.asarray(leaves[part.leaf][at]))
-            for part, x in zip(parts, own, strict=True)
-        ]
-        found["m"] = names.write([x.outputs for x in low], norms)
-    return found, (total, scale * total), low[0].turned
-
-
-def _modules(
-    saved: set[str],
-    files: Mapping[str, list[Piece]],
-    copies: Mapping[str, str],
-    adapted: Iterable[str],
-) -> set[str]:
-    """Their modules that hold the leaves `saved`, of tied ones every copy."""
-    tensors = {name for name, parts in files.items() if any(p.leaf in saved for p in parts)}
-    tensors |= {copy for copy, original in copies.items() if original in tensors}
-    modules = {tensor.rpartition(".")[0] for tensor in tensors}
-    for module in sorted(modules):
-        inner = [name for name in files if name.startswith(f"{module}.")]
-        if not module or any("." in name.removeprefix(f"{module}.") for name in inner):
-            lost = min(t for t in tensors if t.rpartition(".")[0] == module)
-            raise CheckpointError("export", f"{lost} is no module that PEFT can save; use --merge")
-        if module in adapted:
-            what = "has an adapter and is trained whole too, which PEFT cannot hold; use --merge"
-            raise CheckpointError("export", f"{module} {what}")
-    return modules
-
-
-def _config(sizes: Mapping[str, tuple[int, float]], every: set[str]) -> dict[str, Any]:
-    """Which modules are adapted, and how: the commonest rank, and the others by name."""
-    common = Counter(sizes.values()).most_common(1)[0][0]
-    ranks, alphas = {}, {}
-    for size in sorted(set(sizes.values()) - {common}):
-        for name in _named({module for module, its in sizes.items() if its == size}, every):
-            ranks[name], alphas[name] = size[0], _plain(size[1])
-    return {
-        "peft_type": "LORA",
-        "r": common[0],
-        "lora_alpha": _plain(common[1]),
-        "target_modules": _named(set(sizes), every),
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
-        "use_rslora": False,
-        "bias": "none",
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
-
-
-def _named(modules: set[str], every: set[str]) -> list[str]:
-    """The shortest ends of names that only `modules` have among `every`; else the whole names."""
-    for depth in range(1, 5):
-        ends = {".".join(module.split(".")[-depth:]) for module in modules}
-        if {e for e in every if any(f".{e}".endswith(f".{end}") for end in ends)} == modules:
-            return sorted(ends)
-    return sorted(modules)
 
 
 def load_adapter(
@@ -218,7 +75,12 @@ def load_adapter(
                 array[piece.at] = names.read(piece, tensor, shape)
                 used.add(piece.name)
             made[leaf] = array.astype(leaves[leaf].dtype)
-    used |= _check_copies(where, tensors, files, family.copied(spec, shapes))
+    parts, tied = names.tensors(pieces), bool(config.get("ensure_weight_tying"))
+
+    def of_base(name: str) -> np.ndarray:
+        return names.write(parts[name], [np.asarray(leaves[p.leaf][p.at]) for p in parts[name]])
+
+    used |= _check_copies(where, tensors, files, family.copied(spec, shapes), of_base, tied)
     if left := sorted(set(files) - used):
         raise CheckpointError(where, f"{files[left[0]]} adapts nothing that the base has")
     shardings = tree.flatten(layout.shardings(tree.unflatten(made), AXES))
@@ -287,14 +149,14 @@ def _read_factors(
     config: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
     """The leaves of one kernel's adapter, over all layers."""
-    kernel, beside = leaves[pieces[0].leaf], _beside(pieces[0])
+    kernel, beside = leaves[pieces[0].leaf], stem_of(pieces[0])
     layers, (inputs, outputs) = kernel.shape[0], lora.sides(pieces[0].leaf, kernel.shape)
     modules = {piece.at: piece.name.removesuffix(".weight") for piece in pieces}
     rank = max(tensors[files[module + ENDS["a"]]].shape[0] for module in modules.values())
     a, b = np.zeros((layers, *inputs, rank), np.float32), np.zeros((layers, rank, *outputs), "f4")
     scale, m = np.zeros(layers, np.float32), None
     if any(module + ENDS["m"] in files for module in modules.values()):
-        m = np.stack([_norms(pieces[0], np.asarray(kernel[i])) for i in range(layers)])
+        m = np.stack([column_norms(pieces[0], np.asarray(kernel[i])) for i in range(layers)])
     for piece in pieces:
         module, at = modules[piece.at], piece.at
         there = {part: module + end for part, end in ENDS.items() if module + end in files}
@@ -302,7 +164,7 @@ def _read_factors(
         if "b" not in found:
             raise CheckpointError(where, f"{module} has lora_A and no lora_B")
         own = found["a"].shape[0]
-        low = _low(piece, leaves, own)
+        low = low_rank(piece, leaves, own)
         a[at][..., :own] = names.read(low.a, found["a"], (*inputs, own))
         b[at][:own] = names.read(low.b, found["b"], (own, *outputs))
         scale[at] = _scale(module, own, config)
@@ -317,17 +179,28 @@ def _read_factors(
 
 
 def _check_copies(
-    where: str, tensors: Tensors, files: Mapping[str, str], copies: Mapping[str, str]
+    where: str,
+    tensors: Tensors,
+    files: Mapping[str, str],
+    copies: Mapping[str, str],
+    base: Callable[[str], np.ndarray],
+    tied: bool,
 ) -> set[str]:
-    """The copies in a file of tensors that are one with others here, which they must equal."""
-    there = {copy: original for copy, original in copies.items() if copy in files}
-    for copy, original in there.items():
-        if original not in files or not np.array_equal(
-            tensors[files[copy]], tensors[files[original]]
-        ):
+    """The copies in a file of tensors that are one with others here, which they must equal.
+
+    base: what the base has under a name: what is not in the file stays as it is there, but where
+    PEFT keeps them `tied`.
+    """
+    for copy, original in copies.items():
+        if copy not in files and (tied or original not in files):
+            continue
+        one, other = (
+            tensors[files[name]] if name in files else base(original) for name in (copy, original)
+        )
+        if not np.array_equal(one, other):
             what = f"{copy} is not {original}, which the base ties it to; merge it there first"
             raise CheckpointError(where, what)
-    return set(there)
+    return set(copies) & set(files)
 
 
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
@@ -345,22 +218,19 @@ def _literal(pattern: str) -> str:
     return pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
 
 
-def _low(piece: Piece, leaves: Mapping[str, Any], rank: int) -> names.Factors:
+def low_rank(piece: Piece, leaves: Mapping[str, Any], rank: int) -> names.Factors:
+    """The pieces of the adapter of a kernel's piece; leaves: of the base, by name."""
     inputs, _ = lora.sides(piece.leaf, leaves[piece.leaf].shape)
     return names.factors(piece, len(inputs), rank)
 
 
-def _norms(piece: Piece, kernel: np.ndarray) -> np.ndarray:
+def column_norms(piece: Piece, kernel: np.ndarray) -> np.ndarray:
     """The norm of each output's column of one layer's kernel, float32."""
     inputs, outputs = lora.sides(piece.leaf, (1, *kernel.shape))
     flat = kernel.astype(np.float32).reshape(math.prod(inputs), -1)
     return np.sqrt(np.square(flat).sum(0)).reshape(outputs)
 
 
-def _beside(piece: Piece) -> str:
+def stem_of(piece: Piece) -> str:
+    """What the names of an adapter's leaves begin with; no name's beginning for what has none."""
     return piece.leaf.removesuffix("kernel") if piece.leaf.endswith("/kernel") else "\0"
-
-
-def _plain(value: float) -> int | float:
-    near = round(value)
-    return near if math.isclose(value, near, rel_tol=1e-6) else value

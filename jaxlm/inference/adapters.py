@@ -18,7 +18,8 @@ from jaxlm.core.mesh import Layout, logical_axes, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.families.family import Family
 from jaxlm.hub import load as folders
-from jaxlm.hub.adapter import base_of, load_adapter, save_adapter
+from jaxlm.hub.adapter import base_of, load_adapter
+from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.hub.fetch import is_remote
 from jaxlm.inference import imported
 from jaxlm.inference.run import (

@@ -6,12 +6,13 @@ import hubs
 import networks
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.families import find
-from jaxlm.hub.adapter import load_adapter, save_adapter
+from jaxlm.hub.adapter import load_adapter
+from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.models import lora
 
 EVERY = {values["model_type"]: name for name, values in hubs.CONFIGS.items()}
@@ -62,6 +63,21 @@ def test_of_a_tied_embedding_every_copy_is_written_and_must_be_equal(tmp_path):
     assert config["modules_to_save"] == ["embed_tokens", "lm_head"]
     found = load_adapter(tmp_path / "out", base, spec, family, networks.layout())
     networks.assert_same(found["embed"], {"embedding": zeroed(params, spec)})
+
+
+def test_one_of_tied_tensors_alone_is_refused_unless_peft_ties_them(tmp_path):
+    spec, family, base, params = made("llama")
+    moved = {**params, "embed": {"embedding": params["embed"]["embedding"] + 1}}
+    save_adapter(tmp_path / "out", moved, spec, family, saved=["embed/embedding"])
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors.pop("base_model.model.lm_head.weight")
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match="which the base ties it to"):
+        load_adapter(tmp_path / "out", base, spec, family, networks.layout())
+    config = tmp_path / "out" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"ensure_weight_tying": True}))
+    load_adapter(tmp_path / "out", base, spec, family, networks.layout())
 
 
 def zeroed(params, spec):

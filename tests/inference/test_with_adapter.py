@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import jaxlm
 from jaxlm.core import errors, tree
 from jaxlm.core.errors import CheckpointError
-from jaxlm.hub.adapter import save_adapter
+from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.inference import adapters
 from jaxlm.models import lora
 
