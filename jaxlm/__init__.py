@@ -7,8 +7,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jaxlm.inference.model import Model as Model
     from jaxlm.inference.model import load as load
+    from jaxlm.inference.slots import Slots as Slots
 
-_LAZY = {"load": "jaxlm.inference.model", "Model": "jaxlm.inference.model"}
+_LAZY = {
+    "load": "jaxlm.inference.model",
+    "Model": "jaxlm.inference.model",
+    "Slots": "jaxlm.inference.slots",
+}
 
 
 def __getattr__(name: str) -> Any:

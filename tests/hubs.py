@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import networks
+import numpy as np
 
+from jaxlm.core import tree
 from jaxlm.families import find
+from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.hub.save import lazy
 from jaxlm.hub.shards import write_tensors
+from jaxlm.inference import adapters
+from jaxlm.models import lora
 from jaxlm.text.train import train
 
 CONFIGS = json.loads((Path(__file__).parent / "families" / "configs.json").read_text())
@@ -28,3 +33,19 @@ def write(folder, name, *, change=lambda params: params, tokenizer=TOKENIZER, **
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     tokenizer.save(folder)
     return folder
+
+
+def write_adapter(model, out, seed, **how):
+    """An adapter of random B in the folder `out`, and its parameters."""
+    given = {"rank": 2, "alpha": 4.0, "targets": ["all-linear"]} | how
+    made = lora.add(model.params, networks.layout(), networks.ROOT, **given)
+
+    def one(name, leaf):
+        noise = np.random.default_rng([seed, *name.encode()]).normal(size=leaf.shape)
+        return leaf + noise.astype(leaf.dtype) if name.endswith("lora_b") else leaf
+
+    params = tree.map_named(one, made)
+    family = adapters.family_of(model._config, model.spec)
+    digest = adapters.base_digest(model.params, model.spec)
+    save_adapter(out, params, model.spec, family, base=digest)
+    return params

@@ -42,14 +42,10 @@ def is_adapter(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file()
 
 
-def load_adapter(
-    path: str | Path,
-    params: Params,
-    spec: ModelSpec,
-    family: Family,
-    layout: Layout,
-) -> Params:
-    """`params`, which have no adapter, with the one in the folder `path`; float32.
+def read_adapter(
+    path: str | Path, params: Params, spec: ModelSpec, family: Family
+) -> dict[str, np.ndarray]:
+    """The leaves of the adapter in the folder `path`, by name, that go onto `params`; float32.
 
     Layers that have none get zeros; parameters saved whole replace those of the base, in its type.
     Raises CheckpointError for what PEFT does and we do not, and for names and shapes that the base
@@ -60,7 +56,7 @@ def load_adapter(
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     pieces = names.expand(family.table(spec), shapes, spec.vocab)
     files = _in_table(where, tensors, family)
-    made: dict[str, Any] = {}
+    made: dict[str, np.ndarray] = {}
     used: set[str] = set()
     for leaf in shapes:
         own = [piece for piece in pieces if piece.leaf == leaf]
@@ -83,10 +79,13 @@ def load_adapter(
     used |= _check_copies(where, tensors, files, family.copied(spec, shapes), of_base, tied)
     if left := sorted(set(files) - used):
         raise CheckpointError(where, f"{files[left[0]]} adapts nothing that the base has")
-    shardings = tree.flatten(layout.shardings(tree.unflatten(made), AXES))
-    return tree.unflatten(
-        leaves | {name: jax.device_put(array, shardings[name]) for name, array in made.items()}
-    )
+    return made
+
+
+def put_adapter(params: Params, leaves: dict[str, np.ndarray], layout: Layout) -> Params:
+    """`params` with the leaves of an adapter, on the mesh; what is not replaced is shared."""
+    shardings = tree.flatten(layout.shardings(tree.unflatten(leaves), AXES))
+    return tree.unflatten(tree.flatten(params) | jax.device_put(leaves, shardings))
 
 
 def base_of(path: str | Path) -> str | None:

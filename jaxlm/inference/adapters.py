@@ -1,11 +1,13 @@
 """Adapters out of runs and onto models, with the digest of the base that they belong to."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm import families
 from jaxlm.checkpoint.commit import Checkpoints
@@ -18,7 +20,7 @@ from jaxlm.core.mesh import Layout, logical_axes, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.families.family import Family
 from jaxlm.hub import load as folders
-from jaxlm.hub.adapter import base_of, load_adapter
+from jaxlm.hub.adapter import base_of, put_adapter, read_adapter
 from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.hub.fetch import is_remote
 from jaxlm.inference import imported
@@ -56,25 +58,44 @@ def family_of(config: dict[str, Any] | None, spec: ModelSpec) -> Family:
     return families.find(config) if config else families.fitting(spec)
 
 
-def put_on(
-    path: str | Path,
+def read(
+    weights: Mapping[str, float],
     base: Params,
     spec: ModelSpec,
     family: Family,
-    layout: Layout,
     *,
     digest: Callable[[], str],
     force: bool = False,
-) -> Params:
-    """`base` with the adapter in the folder `path`; digest: of the base, asked for if need be.
+) -> dict[str, np.ndarray]:
+    """The leaves of the sum of the adapters in folders, each by its weight; of one its own.
 
-    Raises CheckpointError for an adapter of another base, unless `force`, and as `load_adapter`.
+    digest: of the base, asked for if need be. The ranks of several lie side by side, as PEFT's
+    `cat` has them, which is exact. Raises CheckpointError for an adapter of another base, unless
+    `force`, for one that is no summand, and as `read_adapter`.
     """
-    made = load_adapter(path, base, spec, family, layout)
-    theirs = base_of(path)
-    if theirs and not force and theirs != (mine := digest()):
-        what = f"was trained on another base ({theirs}) than this one ({mine})"
-        raise CheckpointError(str(path), f"{what}; name its own, or force it")
+    found = {}
+    for path, weight in weights.items():
+        if not math.isfinite(weight):
+            raise ConfigError(path, f"a weight of {weight} is no number; write 0.5")
+        found[path] = read_adapter(path, base, spec, family)
+        theirs = base_of(path)
+        if theirs and not force and theirs != (mine := digest()):
+            what = f"was trained on another base ({theirs}) than this one ({mine})"
+            raise CheckpointError(path, f"{what}; name its own, or force it")
+    if list(weights.values()) == [1]:
+        return found[next(iter(found))]
+    for path, leaves in found.items():
+        if whole := [n for n in leaves if not n.endswith(("/lora_a", "/lora_b", "/lora_scale"))]:
+            raise CheckpointError(path, f"has {whole[0]}, of which there is no weighted sum")
+    made: dict[str, np.ndarray] = {}
+    for name in sorted({n for leaves in found.values() for n in leaves if n.endswith("lora_a")}):
+        beside = name.removesuffix("lora_a")
+        its = [(x, weights[path]) for path, x in found.items() if name in x]
+        made[name] = np.concatenate([x[name] for x, _ in its], -1)
+        made[f"{beside}lora_b"] = np.concatenate(
+            [x[f"{beside}lora_b"].T * (weight * x[f"{beside}lora_scale"]) for x, weight in its], -2
+        ).T
+        made[f"{beside}lora_scale"] = np.ones_like(its[0][0][f"{beside}lora_scale"])
     return made
 
 
@@ -117,7 +138,8 @@ def check(source: str, out: str) -> None:
     run, layout = open_run(source), Layout(make_mesh({}, jax.devices()[:1]))
     base, (_, params) = _base(run, layout), load_params(run, layout, warn=to_stderr)
     family = family_of(_config_of(run.config.init or ""), run.spec)
-    found = put_on(out, base, run.spec, family, layout, digest=lambda: base_digest(base, run.spec))
+    read_back = read({out: 1}, base, run.spec, family, digest=lambda: base_digest(base, run.spec))
+    found = put_adapter(base, read_back, layout)
     mine, theirs = (tree.flatten(lora.merge(each)) for each in (params, found))
     for name, leaf in mine.items():
         axes = logical_axes(name, AXES) or ()

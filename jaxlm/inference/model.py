@@ -17,12 +17,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
-from jaxlm.inference import adapters
+from jaxlm.hub.adapter import put_adapter
+from jaxlm.inference import adapters, slots
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, read
+from jaxlm.inference.slots import Choice, Held, Slots
 from jaxlm.models import lora
 from jaxlm.models.heads import pooled
 from jaxlm.models.spec import ModelSpec
@@ -46,32 +48,70 @@ class Model:
         layout: Layout,
         dtype: Any,
         config: dict[str, Any] | None = None,
+        held: Held | None = None,
     ):
-        """config: the config.json that it came with, if it did."""
+        """config: the config.json that it came with, if it did. held: of the slots in `params`."""
         self.params, self.spec, self.tokenizer = params, spec, tokenizer
-        self._layout, self._config = layout, config
+        self._layout, self._config, self._held = layout, config, held
         self._forward = make_forward(spec, layout, dtype)
 
-    def with_adapter(self, path: str | Path, *, force: bool = False) -> "Model":
-        """The model with the adapter in the folder `path`, as PEFT writes it, instead of another.
+    def with_adapter(
+        self, path: str | Path, *, name: str | None = None, force: bool = False
+    ) -> "Model":
+        """The model with the adapter in the folder `path`, as PEFT writes it.
 
-        The base is shared and nothing is compiled again for an adapter of the same shapes; adapters
-        of a run that was loaded are part of the base. Raises CheckpointError for an adapter that
-        does not fit, or was trained on another base, unless `force`.
+        The base is shared. In slots it lies beside those that are there, under `name`, which is
+        `path` by default: in the slot of that name, in a free one, or in the oldest adapter's, and
+        nothing is compiled again. Without slots it takes another's place, and nothing is compiled
+        again for one of the same shapes; adapters of a run that was loaded are part of the base.
+        Raises CheckpointError for an adapter that does not fit, or was trained on another base,
+        unless `force`.
         """
-        base, family = self._base, adapters.family_of(self._config, self.spec)
-        params = adapters.put_on(
-            path, base, self.spec, family, self._layout, digest=lambda: self._digest, force=force
+        return self.with_adapters({path: 1.0}, name=name or str(path), force=force)
+
+    def with_adapters(
+        self, weights: Mapping[Any, float], *, name: str = "sum", force: bool = False
+    ) -> "Model":
+        """The model with the sum of the adapters in folders, each by its weight, as one adapter.
+
+        Its rank is the sum of theirs. As `with_adapter` otherwise; adapters of DoRA, and with more
+        than an adapter beside each kernel, are no summands.
+        """
+        if not weights:
+            raise ConfigError("adapters", "are none; name a folder and its weight")
+        given = {str(path): float(weight) for path, weight in weights.items()}
+        family = adapters.family_of(self._config, self.spec)
+        leaves = adapters.read(
+            given, self._base, self.spec, family, digest=lambda: self._digest, force=force
         )
         for part in ("_generator", "_hidden", "_logits"):
             getattr(self, part)  # made now and compiled when used: both have the same
         adapted = copy.copy(self)
-        adapted.params = params
+        if self._held:
+            where = ", ".join(given)
+            adapted.params, adapted._held = slots.put(
+                self.params, self._held, name, leaves, self._layout, where
+            )
+        else:
+            adapted.params = put_adapter(self._base, leaves, self._layout)
         return adapted
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters in the model's slots, the last put in last."""
+        return tuple(self._held.places) if self._held else ()
+
+    def _chosen(self, adapter: Choice, rows: int, fill: int) -> Params:
+        """The parameters for a batch of so many rows, and so many that only fill it up."""
+        if self._held:
+            return slots.choose(self.params, self._held, adapter, rows, self._layout, fill)
+        if adapter is not None:
+            raise ConfigError("adapter", "is chosen among slots; load with adapters=Slots(...)")
+        return self.params
 
     @cached_property
     def _base(self) -> Params:
-        return lora.merge(self.params)
+        return lora.without(self.params) if self._held else lora.merge(self.params)
 
     @cached_property
     def _digest(self) -> str:
@@ -85,6 +125,7 @@ class Model:
         source: Tokens | None = None,
         source_mask: Any = None,
         types: Any = None,
+        adapter: Choice = None,
     ) -> Array:
         """Scores, float32, for token ids [B, L]: a decoder's of the next token [B, L, V], an
         encoder's of the token itself [B, L, V], a classifier's [B, labels] or [B, L, labels].
@@ -92,10 +133,13 @@ class Model:
         mask: [B, L], false for padding; positions count from a row's first unmasked token. source
         [B, S] and its mask: what an encoder-decoder's `tokens` continue, which begin with
         `spec.encoder.start`; its classifier takes the text as `tokens` alone. types: [B, L] token
-        types, 0 by default. Raises DataError for ids outside the vocabulary, rows longer than the
-        model's positions, and a source that is missing or that the model does not take.
+        types, 0 by default. adapter: the name of one in a slot, or a list of one for each row, None
+        being the base alone; by default the one put in last. Raises DataError for ids outside the
+        vocabulary, rows longer than the model's positions, and a source that is missing or that the
+        model does not take, ConfigError for an adapter that is in no slot.
         """
-        return self._sized(self._logits, self._batch(tokens, mask, source, source_mask, types))
+        batch = self._batch(tokens, mask, source, source_mask, types)
+        return self._sized(self._logits, batch, adapter)
 
     def hidden(
         self,
@@ -105,9 +149,11 @@ class Model:
         source: Tokens | None = None,
         source_mask: Any = None,
         types: Any = None,
+        adapter: Choice = None,
     ) -> Array:
         """Hidden states after the final norm, [B, L, D]; arguments as for `logits`."""
-        return self._sized(self._hidden, self._batch(tokens, mask, source, source_mask, types))
+        batch = self._batch(tokens, mask, source, source_mask, types)
+        return self._sized(self._hidden, batch, adapter)
 
     def generate(
         self,
@@ -118,6 +164,7 @@ class Model:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int = 0,
+        adapter: Choice = None,
     ) -> list[str]:
         """The continuation of every prompt, without the prompt, up to a token that ends it.
 
@@ -125,23 +172,25 @@ class Model:
 
         prompts: texts, or chats: lists of messages such as {"role": "user", "content": "Hello"},
         which the tokenizer's chat template renders up to the answer. temperature 0 is greedy.
-        Raises ConfigError for settings or lengths that cannot be, DataError for prompts that are
-        neither.
+        adapter: as for `logits`, one for each prompt. Raises ConfigError for settings or lengths
+        that cannot be, DataError for prompts that are neither.
         """
         how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         starts = self._prompts(prompts)
         ids: list[list[int]] = [[] for _ in prompts]
-        for tokens in self._continue(starts, max_tokens, how):
+        for tokens in self._continue(starts, max_tokens, how, adapter):
             for row, token in zip(ids, tokens.tolist(), strict=True):
                 row.append(token)
         return [self._after(start, row) for start, row in zip(starts, ids, strict=True)]
 
-    def stream(self, prompt: Prompt, *, max_tokens: int = 64, **how: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, *, max_tokens: int = 64, adapter: Choice = None, **how: Any
+    ) -> Iterator[str]:
         """The pieces of one continuation as they come; `how` as for `generate`."""
         starts = self._prompts([prompt])
         ids: list[int] = []
         said = ""
-        for tokens in self._continue(starts, max_tokens, how):
+        for tokens in self._continue(starts, max_tokens, how, adapter):
             ids.append(int(tokens[0]))
             text = self._after(starts[0], ids)
             if text.endswith("\ufffd") and len(ids) < max_tokens:
@@ -173,12 +222,13 @@ class Model:
         return whole[len(known) :] if whole.startswith(known) else self.tokenizer.decode(ids)
 
     def _continue(
-        self, starts: list[list[int]], max_tokens: int, how: Mapping[str, Any]
+        self, starts: list[list[int]], max_tokens: int, how: Mapping[str, Any], adapter: Choice
     ) -> Iterator[np.ndarray]:
         rows = len(starts)
-        ids = starts + starts[:1] * (-rows % self._layout.size("batch"))  # they split over the mesh
+        fill = -rows % self._layout.size("batch")  # they split over the mesh
+        params, ids = self._chosen(adapter, rows, fill), starts + starts[:1] * fill
         ended = np.zeros(rows, bool)
-        for tokens in self._generator.tokens(self.params, ids, max_tokens=max_tokens, **how):
+        for tokens in self._generator.tokens(params, ids, max_tokens=max_tokens, **how):
             yield tokens[:rows]
             ended |= np.isin(tokens[:rows], self.tokenizer.ends)
             if ended.all():
@@ -205,7 +255,7 @@ class Model:
 
         return jax.jit(run)
 
-    def _sized(self, run: Any, batch: dict[str, np.ndarray]) -> Array:
+    def _sized(self, run: Any, batch: dict[str, np.ndarray], adapter: Choice) -> Array:
         """`run` on a batch that splits over the mesh; the rows that fill it up are cut off."""
         rows, shards = batch["tokens"].shape[0], self._layout.size("batch")
         fill = -rows % shards
@@ -214,7 +264,7 @@ class Model:
             name: jax.device_put(np.pad(array, ((0, fill), (0, 0))), sharding)
             for name, array in batch.items()
         }
-        return run(self.params, whole)[:rows]
+        return run(self._chosen(adapter, rows, fill), whole)[:rows]
 
     def _batch(
         self, tokens: Tokens, mask: Any, source: Tokens | None, source_mask: Any, types: Any
@@ -293,12 +343,18 @@ def _rows(tokens: Tokens) -> np.ndarray:
         raise DataError("tokens", wrong) from None
 
 
-def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> Model:
+def load(
+    path: str | Path,
+    *,
+    mesh: Mesh | Mapping[str, int] | None = None,
+    adapters: Slots | None = None,
+) -> Model:
     """The newest good checkpoint of a run, an import, or a Hugging Face folder in its own types.
 
     mesh: a mesh of ours, or sizes by axis such as {"fsdp": -1}, to shard the parameters over it; by
-    default everything lies on the first device. Raises CheckpointError for what is neither, or is
-    damaged, DataError for a tokenizer that cannot be read.
+    default everything lies on the first device. adapters: slots to reserve, for `with_adapter`.
+    Raises CheckpointError for what is neither, or is damaged, DataError for a tokenizer that cannot
+    be read, ConfigError for slots that no kernel has.
     """
     if not isinstance(mesh, Mesh):
         devices = jax.devices() if mesh else jax.devices()[:1]
@@ -306,4 +362,7 @@ def load(path: str | Path, *, mesh: Mesh | Mapping[str, int] | None = None) -> M
     layout = Layout(mesh)
     found = read(path, layout)
     dtype = compute_dtype(found.compute_dtype)
-    return Model(found.params, found.spec, found.tokenizer, layout, dtype, found.config)
+    params, held = found.params, None
+    if adapters:
+        params, held = slots.reserve(lora.merge(params), adapters, layout)
+    return Model(params, found.spec, found.tokenizer, layout, dtype, found.config, held)

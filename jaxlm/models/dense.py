@@ -47,8 +47,11 @@ class Dense(nn.Module):
         if "lora_drop" in leaves:
             site = zlib.crc32("/".join(self.path).encode())
             x = dropout(x, leaves["lora_drop"], keys, site)
-        low = self._product(self._product(x, a, len(self.inputs)), b, 1)
-        y += low * leaves["lora_scale"].astype(self.dtype)
+        low, scale = self._product(x, a, len(self.inputs)), leaves["lora_scale"].astype(self.dtype)
+        if scale.ndim:  # of each row and slot
+            each = jnp.repeat(scale, low.shape[-1] // scale.shape[-1], axis=-1)
+            return y + self._product(low * each[:, None], b, 1)
+        y += self._product(low, b, 1) * scale
         return y * whole(lora.growth(kernel, leaves), y) if "lora_m" in leaves else y
 
     def _product(self, x: Array, kernel: Array, contracted: int) -> Array:

@@ -18,7 +18,8 @@ from jaxlm.models.axes import AXES, INPUTS
 PARTS = ("lora_a", "lora_b", "lora_a0", "lora_b0", "lora_m", "lora_scale", "lora_drop")
 """Leaves of an adapter: A [*in, R] and B [R, *out]; the product that they began as, which is
 subtracted, if it was not 0 (PiSSA); each output's magnitude [*out] (DoRA); what the product is
-multiplied by, []; the share of the input that is dropped, []."""
+multiplied by, [], or where the ranks are those of n slots, by each row [B, n]; the share of the
+input that is dropped, []."""
 TRAINED = r"/lora_[abm]$"
 """Those that train."""
 NAMED = {
@@ -83,7 +84,7 @@ def add(
     return tree.combine(params, jax.jit(made, out_shardings=shardings)(key, kernels))
 
 
-def select(params: Params, targets: Iterable[str]) -> dict[str, Array]:
+def select(params: Params, targets: Iterable[str], where: str = "lora.targets") -> dict[str, Array]:
     """The kernels that get an adapter. Raises ConfigError for a target that matches none."""
     targets, leaves = list(targets), tree.flatten(params)
     for target in targets:
@@ -91,15 +92,15 @@ def select(params: Params, targets: Iterable[str]) -> dict[str, Array]:
             continue
         known = ", ".join(NAMED)
         raise ConfigError(
-            "lora.targets", f"{target!r} matches no parameter; use {known}, or attn/(q|v)/kernel"
+            where, f"{target!r} matches no parameter; use {known}, or attn/(q|v)/kernel"
         )
     patterns = [NAMED.get(target, target) for target in targets]
-    names = sorted(tree.select(params, patterns, "lora.targets"))
+    names = sorted(tree.select(params, patterns, where))
     kernels = [name for name in names if "blocks/" in name and name.endswith("/kernel")]
     if not kernels:
-        raise ConfigError("lora.targets", "no kernel of a block matches; write attn/(q|v)/kernel")
+        raise ConfigError(where, "no kernel of a block matches; write attn/(q|v)/kernel")
     if bare := [name for name in kernels if "/experts/" in name]:
-        raise ConfigError("lora.targets", f"{bare[0]} takes no adapter; write attn/(q|v)/kernel")
+        raise ConfigError(where, f"{bare[0]} takes no adapter; write attn/(q|v)/kernel")
     return {name: leaves[name] for name in kernels}
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.families import find
-from jaxlm.hub.adapter import load_adapter
+from jaxlm.hub.adapter import put_adapter, read_adapter
 from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.models import lora
 
@@ -33,12 +33,17 @@ def made(name, **how):
     return spec, family, base, tree.map_named(one, params)
 
 
+def read_onto(path, base, spec, family):
+    """`base` with the adapter in a folder."""
+    return put_adapter(base, read_adapter(path, base, spec, family), networks.layout())
+
+
 @pytest.mark.parametrize("how", [{}, {"targets": ["attn/[qv]/kernel"], "dora": True}])
 @pytest.mark.parametrize("name", EVERY.values())
 def test_an_adapter_comes_back_through_its_familys_names(name, how, tmp_path):
     spec, family, base, params = made(name, **how)
     save_adapter(tmp_path / "out", params, spec, family)
-    found = load_adapter(tmp_path / "out", base, spec, family, networks.layout())
+    found = read_onto(tmp_path / "out", base, spec, family)
     networks.assert_close(lora.merge(found), lora.merge(params))
 
 
@@ -61,7 +66,7 @@ def test_of_a_tied_embedding_every_copy_is_written_and_must_be_equal(tmp_path):
     save_adapter(tmp_path / "out", params, spec, family, saved=["embed/embedding"])
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["modules_to_save"] == ["embed_tokens", "lm_head"]
-    found = load_adapter(tmp_path / "out", base, spec, family, networks.layout())
+    found = read_onto(tmp_path / "out", base, spec, family)
     networks.assert_same(found["embed"], {"embedding": zeroed(params, spec)})
 
 
@@ -74,10 +79,10 @@ def test_one_of_tied_tensors_alone_is_refused_unless_peft_ties_them(tmp_path):
     tensors.pop("base_model.model.lm_head.weight")
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match="which the base ties it to"):
-        load_adapter(tmp_path / "out", base, spec, family, networks.layout())
+        read_onto(tmp_path / "out", base, spec, family)
     config = tmp_path / "out" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"ensure_weight_tying": True}))
-    load_adapter(tmp_path / "out", base, spec, family, networks.layout())
+    read_onto(tmp_path / "out", base, spec, family)
 
 
 def zeroed(params, spec):

@@ -12,8 +12,6 @@ from safetensors.numpy import load_file, save_file
 import jaxlm
 from jaxlm.core import errors, tree
 from jaxlm.core.errors import CheckpointError
-from jaxlm.hub.adapter_save import save_adapter
-from jaxlm.inference import adapters
 from jaxlm.models import lora
 
 
@@ -22,28 +20,12 @@ def base(tmp_path_factory):
     return hubs.write(tmp_path_factory.mktemp("base"), "llama")
 
 
-def write(model, out, seed, **how):
-    """An adapter of random B in the folder `out`, and its parameters."""
-    given = {"rank": 2, "alpha": 4.0, "targets": ["all-linear"]} | how
-    made = lora.add(model.params, networks.layout(), networks.ROOT, **given)
-
-    def one(name, leaf):
-        noise = np.random.default_rng([seed, *name.encode()]).normal(size=leaf.shape)
-        return leaf + noise.astype(leaf.dtype) if name.endswith("lora_b") else leaf
-
-    params = tree.map_named(one, made)
-    family = adapters.family_of(model._config, model.spec)
-    digest = adapters.base_digest(model.params, model.spec)
-    save_adapter(out, params, model.spec, family, base=digest)
-    return params
-
-
 def test_adapters_swap_without_a_compilation_and_share_the_base(base, tmp_path):
     model = jaxlm.load(base)
     rows = [[1, 2, 3, 4]]
     plain = np.asarray(model.logits(rows))
     for seed in (1, 2):
-        write(model, tmp_path / str(seed), seed)
+        hubs.write_adapter(model, tmp_path / str(seed), seed)
     one = model.with_adapter(tmp_path / "1")
     first, compiled = np.asarray(one.logits(rows)), model._logits._cache_size()
     other = one.with_adapter(tmp_path / "2")
@@ -59,13 +41,13 @@ def test_adapters_swap_without_a_compilation_and_share_the_base(base, tmp_path):
 @pytest.mark.parametrize("how", [{}, {"dora": True}, {"init": "pissa"}, {"rslora": True}])
 def test_what_is_read_is_what_was_written(base, tmp_path, how):
     model = jaxlm.load(base)
-    params = write(model, tmp_path / "out", 1, **how)
+    params = hubs.write_adapter(model, tmp_path / "out", 1, **how)
     found = model.with_adapter(tmp_path / "out").params
     networks.assert_close(lora.merge(found), lora.merge(params))
 
 
 def test_another_base_is_refused_unless_forced(base, tmp_path):
-    write(jaxlm.load(base), tmp_path / "out", 1)
+    hubs.write_adapter(jaxlm.load(base), tmp_path / "out", 1)
     other = hubs.write(tmp_path / "other", "llama", change=lambda p: tree.map_named(moved, p))
     with pytest.raises(CheckpointError, match="was trained on another base"):
         jaxlm.load(other).with_adapter(tmp_path / "out")
@@ -88,7 +70,7 @@ def moved(name, leaf):
 )
 def test_what_is_no_plain_adapter_is_one_line(base, tmp_path, change, line):
     model = jaxlm.load(base)
-    write(model, tmp_path / "out", 1)
+    hubs.write_adapter(model, tmp_path / "out", 1)
     file = tmp_path / "out" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(CheckpointError, match=line):
@@ -105,7 +87,7 @@ def test_what_is_no_plain_adapter_is_one_line(base, tmp_path, change, line):
 )
 def test_a_tensor_that_has_no_place_is_named(base, tmp_path, old, new, line):
     model = jaxlm.load(base)
-    write(model, tmp_path / "out", 1)
+    hubs.write_adapter(model, tmp_path / "out", 1)
     file = tmp_path / "out" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name.replace(old, new): x for name, x in tensors.items()}, file)

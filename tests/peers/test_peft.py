@@ -10,7 +10,7 @@ import pytest
 import test_families as families
 
 from jaxlm.core import tree
-from jaxlm.hub.adapter import load_adapter
+from jaxlm.hub.adapter import put_adapter, read_adapter
 from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.models import lora
 
@@ -36,6 +36,11 @@ def moved(params, parts=("lora_a", "lora_b", "lora_m")):
         return leaf + 0.2 * jnp.asarray(noise, leaf.dtype) if name.endswith(parts) else leaf
 
     return tree.map_named(one, params)
+
+
+def read_onto(path, base, spec, family):
+    """`base` with the adapter in a folder."""
+    return put_adapter(base, read_adapter(path, base, spec, family), networks.layout())
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def check_out(case, params, out, **more):
     assert families.apart(scored(model.params, model, mine), wanted) > 1e-2
     loaded = peft.PeftModel.from_pretrained(net, out).eval()
     assert families.apart(families.theirs(loaded, given), wanted) < 1e-4
-    again = load_adapter(out, model.params, folder.spec, folder.family, networks.layout())
+    again = read_onto(out, model.params, folder.spec, folder.family)
     assert families.apart(scored(again, model, mine), wanted) < 1e-5
 
 
@@ -122,8 +127,6 @@ def test_adapters_of_peft_load_here(case, form, tmp_path):
             if "magnitude" in name or "modules_to_save" in name:
                 value.mul_(1.1)
     made.eval().save_pretrained(tmp_path / "out")
-    found = load_adapter(
-        tmp_path / "out", model.params, folder.spec, folder.family, networks.layout()
-    )
+    found = read_onto(tmp_path / "out", model.params, folder.spec, folder.family)
     assert families.apart(scored(found, model, mine), families.theirs(made, given)) < 1e-4
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 4
