@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.models.cache import KeyValues, attend_cached, write_cache
-from jaxlm.models.dense import Dense
+from jaxlm.models.dense import Dense, together
 from jaxlm.models.flash import chunked
 from jaxlm.models.gpu import cudnn
 from jaxlm.models.layers import Normalize, residual_scale
@@ -49,7 +49,7 @@ class Attention(nn.Module):
     ) -> tuple[Array, KeyValues | None]:
         """near: whether this layer has the spec's window, bool or bool []; others as in Shared."""
         spec = self.spec
-        q, k, v = (projected(spec, self.dtype, part)(x, keys) for part in "qkv")
+        q, k, v = together([projected(spec, self.dtype, part) for part in "qkv"], x, keys)
         if spec.norm.qk != "none":
             q, k = self._normalized(q, "q_norm"), self._normalized(k, "k_norm")
         if turn is not None:

@@ -1,6 +1,8 @@
 """A dense product with its low-rank adapter, and dropout."""
 
 import zlib
+from collections.abc import Sequence
+from itertools import accumulate
 
 import flax.linen as nn
 import jax
@@ -28,35 +30,64 @@ class Dense(nn.Module):
     scale: float = 0.02
 
     @nn.compact
-    def __call__(self, x: Array, keys: Array | None = None) -> Array:
-        """keys: a key per row [B] of x for the adapter's dropout; None: no noise."""
+    def __call__(self, x: Array, keys: Array | None = None, low: Array | None = None) -> Array:
+        """keys: a key per row [B] of x for the adapter's dropout; None: no noise. low: x A [..., R]
+        where it is known already.
+        """
         shape = self.inputs + self.outputs
         kernel = self.param("kernel", nn.initializers.normal(self.scale), shape)
-        y = self._product(x, kernel, len(self.inputs))
-        if self.has_variable("params", "lora_a"):
-            y = self._adapted(y, x, kernel, keys)
+        y, leaves = self._product(x, kernel, len(self.inputs)), self.adapter()
+        if leaves:
+            low = self._low(x, keys, leaves) if low is None else low
+            y += self._product(*_scaled(low, leaves), 1)
+        y = checkpoint_name(y, "product")
+        if "lora_m" in leaves:
+            y *= whole(lora.growth(kernel, leaves), y)
         if self.bias:
             y += whole(self.param("bias", nn.initializers.zeros, self.outputs), y)
         return y
 
-    def _adapted(self, y: Array, x: Array, kernel: Array, keys: Array | None) -> Array:
-        """y, the product of x and the kernel, with the adapter."""
+    def adapter(self) -> dict[str, Array]:
+        """Its adapter's leaves, by part; empty without one."""
         there = [part for part in lora.PARTS if self.has_variable("params", part)]
-        leaves: dict[str, Array] = {part: self.get_variable("params", part) for part in there}
-        a, b = lora.factors(leaves)
+        return {part: self.get_variable("params", part) for part in there}
+
+    def _low(self, x: Array, keys: Array | None, leaves: dict[str, Array]) -> Array:
+        """x A [..., R], of an x of which a share is dropped."""
         if "lora_drop" in leaves:
             site = zlib.crc32("/".join(self.path).encode())
             x = dropout(x, leaves["lora_drop"], keys, site)
-        low, scale = self._product(x, a, len(self.inputs)), leaves["lora_scale"].astype(self.dtype)
-        if scale.ndim:  # of each row and slot
-            each = jnp.repeat(scale, low.shape[-1] // scale.shape[-1], axis=-1)
-            return y + self._product(low * each[:, None], b, 1)
-        y += self._product(low, b, 1) * scale
-        return y * whole(lora.growth(kernel, leaves), y) if "lora_m" in leaves else y
+        low = self._product(x, lora.factors(leaves)[0], len(self.inputs))
+        return checkpoint_name(low, "product")
 
     def _product(self, x: Array, kernel: Array, contracted: int) -> Array:
-        y = dense(x.astype(self.dtype), kernel.astype(self.dtype), contracted)
-        return checkpoint_name(y, "product")
+        return dense(x.astype(self.dtype), kernel.astype(self.dtype), contracted)
+
+
+def _scaled(low: Array, leaves: dict[str, Array]) -> tuple[Array, Array]:
+    """x A [B, ..., R] and B [R, *out], one of them with the scale of the product."""
+    b, scale = lora.factors(leaves)[1], leaves["lora_scale"]
+    if not scale.ndim:
+        return low, b * scale
+    each = jnp.repeat(scale, low.shape[-1] // scale.shape[-1], axis=-1)  # of each row and slot
+    return low * each[:, None].astype(low.dtype), b
+
+
+def together(each: Sequence[Dense], x: Array, keys: Array | None) -> list[Array]:
+    """What each Dense gives for one x [..., I]; with the A of all that drop nothing x is multiplied
+    once, side by side.
+    """
+    adapters = {one.name: leaves for one in each if (leaves := one.adapter())}
+    if keys is not None:
+        adapters = {name: own for name, own in adapters.items() if "lora_drop" not in own}
+    lows: dict[str | None, Array] = {}
+    if adapters:
+        many = [lora.factors(leaves)[0] for leaves in adapters.values()]
+        a = jnp.concatenate(many, -1).astype(each[0].dtype)
+        low = checkpoint_name(dense(x.astype(a.dtype), a, 1), "product")
+        ends = list(accumulate(part.shape[-1] for part in many))
+        lows = dict(zip(adapters, jnp.split(low, ends[:-1], -1), strict=True))
+    return [one(x, keys, lows.get(one.name)) for one in each]
 
 
 def whole(leaf: Array, like: Array) -> Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxlm.models.dense import Dense, whole
+from jaxlm.models.dense import Dense, together, whole
 from jaxlm.models.spec import ModelSpec, Norm
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -59,11 +59,12 @@ class Mlp(nn.Module):
         """keys: a key per row [B] for the noise of adapters, or None."""
         embed, act = x.shape[-1], ACTIVATIONS[self.activation]
 
-        def up(name: str) -> Array:
-            dense = Dense((embed,), (self.hidden,), self.dtype, self.bias, self.scale, name=name)
-            return dense(x, keys)
+        def wide(name: str) -> Dense:
+            return Dense((embed,), (self.hidden,), self.dtype, self.bias, self.scale, name=name)
 
-        hidden = act(up("gate")) * up("up") if self.gated else act(up("up"))
+        names = ("gate", "up") if self.gated else ("up",)
+        first, *second = together([wide(name) for name in names], x, keys)
+        hidden = act(first) * second[0] if second else act(first)
         down = Dense((self.hidden,), (embed,), self.dtype, self.bias, self.out_scale, name="down")
         return down(hidden, keys)
 

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxlm.core.mesh import Layout
 from jaxlm.models.attention import over_mesh, projected, query_scale
 from jaxlm.models.cache import KeyValues
+from jaxlm.models.dense import together
 from jaxlm.models.scores import Scores, weighted
 from jaxlm.models.spec import ModelSpec
 
@@ -44,7 +45,8 @@ class SourceAttention(nn.Module):
         q = projected(spec, self.dtype, "q")(x, keys)
         k, v = (cache.source_keys, cache.source_values) if cache else (None, None)
         if source.hidden is not None:
-            k, v = (projected(spec, self.dtype, part)(source.hidden, keys) for part in "kv")
+            both = [projected(spec, self.dtype, part) for part in "kv"]
+            k, v = together(both, source.hidden, keys)
             cache = cache and cache._replace(source_keys=k, source_values=v)
         assert k is not None and v is not None
         how = Scores(query_scale(spec), causal=False)

@@ -183,3 +183,16 @@ def test_what_an_adapter_drops_is_each_rows_own_and_nothing_without_keys(shape):
     assert np.abs(noisy - run(kept, KEYS, batch)).max() > 0.1
     turned = run(params, KEYS[::-1], {name: rows[::-1] for name, rows in batch.items()})
     np.testing.assert_allclose(turned[::-1], noisy, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dropout", "products"), [(0.0, 4 + 7), (0.5, 7 + 7)])
+def test_what_one_input_is_multiplied_with_is_one_product(dropout, products):
+    spec = networks.spec(gated=True)
+    params = adapt(networks.params(spec), targets=["all-linear"], dropout=dropout)
+    forward = make_forward(spec, networks.layout(), jnp.float32)
+
+    def count(params):
+        run = jax.jit(lambda p, b: forward.hidden(p, b, KEYS)[0])
+        return run.lower(params, networks.batch()).as_text().count("dot_general")
+
+    assert count(params) - count(lora.without(params)) == products  # of A and of B
