@@ -211,6 +211,23 @@ class Evaluate(Section):
     """The run ends when the loss on `general` has grown by more than this, in nats per token."""
 
 
+class Samples(Section):
+    """What the model answers at each evaluation."""
+
+    prompts: str | None = None
+    """A file of examples, whose answers may be missing; a .txt with a prompt in each line; or
+    `validation`: what a run on examples holds out."""
+    count: Count = 16
+    """Most prompts, the first ones."""
+    tokens: Count = 64
+    """Most tokens of an answer."""
+    match: str | None = None
+    """When an answer is right: exact, json, json:FIELD, xml, xml:TAG or regex:PATTERN, against what
+    is expected, if anything is."""
+    json_schema: str | None = None
+    """A file with the JSON schema that answers fit."""
+
+
 class Profile(Section):
     """A trace for the JAX profiler."""
 
@@ -274,6 +291,7 @@ class RunConfig(Section):
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     evaluate: Evaluate = Evaluate()
+    samples: Samples = Samples()
     profile: Profile = Profile()
 
     @model_validator(mode="after")

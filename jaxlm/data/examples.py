@@ -168,12 +168,12 @@ def open_examples(
     file and line for what cannot be learned from, and when nothing is left.
     """
     audit, splits = Audit(source.path), ([], [])
-    for example in _read(source, audit):
+    for example in read_examples(source, audit):
         audit.examples += 1
         one = _fitted(_tokenized(example, tokenizer, how, audit), example, how, length, audit)
         if one is None:
             continue
-        held = hold_out > 0 and held_out(_said(example), hold_out)
+        held = hold_out > 0 and held_out(said(example), hold_out)
         splits[held].append(one)
         audit.held += held
         if not held:
@@ -191,13 +191,14 @@ def open_examples(
 def texts(sources: Iterable[Source]) -> Iterator[str]:
     """Everything that is said in the examples of these sources."""
     for source in sources:
-        for example in _read(source, Audit(source.path)):
+        for example in read_examples(source):
             yield from (str(message.get("content") or "") for message in example.messages)
             yield from filter(None, (example.prompt, example.completion))
 
 
-def _read(source: Source, audit: Audit) -> Iterator[Example]:
-    path = source.path
+def read_examples(source: Source, audit: Audit | None = None) -> Iterator[Example]:
+    """The examples of a source, as text; `audit` gets their format. Raises DataError."""
+    path, audit = source.path, audit or Audit(source.path)
     found = [files.local(path)] if is_saved(path) else files.find(path, tuple(READERS))
     for file in found:
         format: Format | None = None
@@ -209,14 +210,15 @@ def _read(source: Source, audit: Audit) -> Iterator[Example]:
             yield format.read(record, where)
 
 
-def _said(example: Example) -> str:
+def said(example: Example) -> str:
+    """What an example says, to be hashed."""
     return json.dumps(example._replace(where=""), sort_keys=True, default=str)
 
 
 def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: Audit) -> Tokenized:
     if not example.messages:
         return _of_pair(example, tokenizer, how)
-    template = _template(tokenizer, how, example)
+    template = template_for(tokenizer, how, example)
     audit.template = audit.template or (how.template or "the model's own chat template")
     try:
         stretches = template.answers(tokenizer, example.messages, tools=example.tools)
@@ -249,7 +251,8 @@ def _of_pair(example: Example, tokenizer: Tokenizer, how: How) -> Tokenized:
     return Tokenized(np.array(ids, np.uint32), np.array(learned, bool))
 
 
-def _template(tokenizer: Tokenizer, how: How, example: Example) -> chat.ChatTemplate:
+def template_for(tokenizer: Tokenizer, how: How, example: Example) -> chat.ChatTemplate:
+    """How a chat is written. Raises DataError for a tokenizer without a template of its own."""
     if how.template:
         return chat.builtin(tokenizer, how.template)
     if not tokenizer.templates:

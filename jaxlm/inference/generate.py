@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental.multihost_utils import process_allgather
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.tree import Params
@@ -69,17 +70,17 @@ class Generator:
         said: list[np.ndarray] = []
         for count in range(1, max_tokens):
             if longest + count == self._turning:  # what was read before turns otherwise now
-                new = np.stack([*said, np.asarray(token)], axis=1).tolist()
+                new = np.stack([*said, _here(token)], axis=1).tolist()
                 so_far = [[*row, *more] for row, more in zip(prompts, new, strict=True)]
                 width = self._width(longest + count)
                 size = width + -(-(max_tokens - count) // STEPS) * STEPS
                 ahead = first(jnp.int32(count), *_left(so_far, width), None, size=size)
             else:
                 ahead = self._next(params, cache, token, keys, jnp.int32(count), how)
-            said.append(np.asarray(token))  # while the device works on the next
+            said.append(_here(token))  # while the device works on the next
             yield said[-1]
             token, cache = ahead
-        yield np.asarray(token)
+        yield _here(token)
 
     @property
     def _turning(self) -> int:
@@ -149,6 +150,13 @@ class Generator:
                 f"positions; {advice}",
             )
         return longest
+
+
+def _here(token: Array) -> np.ndarray:
+    """The tokens of all rows, on each process."""
+    if token.is_fully_addressable:
+        return np.asarray(token)
+    return np.asarray(process_allgather(token, tiled=True))
 
 
 def _left(prompts: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:

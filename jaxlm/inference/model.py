@@ -6,7 +6,6 @@ model.generate(["def main("], max_tokens=64)
 """
 
 import copy
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -214,12 +213,10 @@ class Model:
         return first + tokenizer.encode(prompt, add_special=False)
 
     def _after(self, start: list[int], ids: list[int]) -> str:
-        """The text of `ids` after a prompt: alone, a decoder may drop its first space."""
-        ids = self._until_end(ids)
-        if self.spec.structure == "encoder-decoder":
-            return self.tokenizer.decode(ids)
-        known, whole = self.tokenizer.decode(start), self.tokenizer.decode(start + ids)
-        return whole[len(known) :] if whole.startswith(known) else self.tokenizer.decode(ids)
+        """The text of `ids` after a prompt, or for a source."""
+        return self.tokenizer.continuation(
+            [] if self.spec.structure == "encoder-decoder" else start, ids
+        )
 
     def _continue(
         self, starts: list[list[int]], max_tokens: int, how: Mapping[str, Any], adapter: Choice
@@ -233,9 +230,6 @@ class Model:
             ended |= np.isin(tokens[:rows], self.tokenizer.ends)
             if ended.all():
                 return
-
-    def _until_end(self, ids: list[int]) -> list[int]:
-        return list(itertools.takewhile(lambda token: token not in self.tokenizer.ends, ids))
 
     @cached_property
     def _generator(self) -> Generator:

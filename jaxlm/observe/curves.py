@@ -24,6 +24,15 @@ CHARTS: tuple[dict[str, Any], ...] = (
         "title": "General text: change of the loss, and KL from the base",
         "series": {"general_change": "change of the loss", "general_kl": "KL(base || tuned)"},
     },
+    {
+        "title": "Answers",
+        "unit": "percent",
+        "series": {
+            "samples_match": "right",
+            "samples_parsed": "parsed",
+            "samples_schema": "fitting the schema",
+        },
+    },
     {"title": "Learning rate", "log": True, "series": {"learning_rate": "rate"}},
     {
         "title": "Gradient norm",

@@ -23,6 +23,7 @@ from jaxlm.observe.curves import charts, marks
 from jaxlm.observe.metrics import Row
 
 FILE = "report.html"
+SAMPLES = "samples.jsonl"
 _PAGE = Path(__file__).parent / "page"
 _TONES = ("running", "done", "stopped", "unknown")
 
@@ -37,13 +38,23 @@ def write(run_dir: str | os.PathLike[str]) -> Path:
     past = record.read(folder)
     config = folder / "config.yaml"
     text = config.read_text(errors="replace") if config.exists() else ""
-    path = folder / FILE
-    metrics.replace(path, page(folder.resolve().name, rows, past, text).encode())
+    path, said = folder / FILE, folder / SAMPLES
+    samples = said.read_text(encoding="utf-8").splitlines() if said.exists() else []
+    found = [json.loads(line) for line in samples]
+    metrics.replace(path, page(folder.resolve().name, rows, past, text, found).encode())
     return path
 
 
-def page(name: str, rows: Sequence[Row], past: record.Record, config: str) -> str:
-    """The page as text. rows: of metrics.jsonl; past: of record.json, may be empty."""
+def page(
+    name: str,
+    rows: Sequence[Row],
+    past: record.Record,
+    config: str,
+    samples: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The page as text. rows: of metrics.jsonl; past: of record.json, may be empty; samples: of
+    samples.jsonl.
+    """
     starts = past.get("starts", [])
     resumes = [start["step"] for start in starts[1:]]
     data = {"charts": charts(rows), **marks(rows), "resumes": resumes}
@@ -63,6 +74,7 @@ def page(name: str, rows: Sequence[Row], past: record.Record, config: str) -> st
         tiles="".join(_tile(*tile) for tile in _tiles(rows, starts)),
         facts="".join(_line(*fact) for fact in _facts(rows, past)),
         starts="".join(_start(start) for start in starts),
+        samples=_samples(samples),
         config=html.escape(config or "no config.yaml in this folder"),
         data=_json(data),
     )
@@ -155,6 +167,23 @@ def _start(start: dict[str, Any]) -> str:
     end = start.get("ended", "-"), start.get("last_step", "-")
     cells = (start["time"], start["step"], *end, "; ".join(start["differences"]) or "-")
     return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+
+
+def _samples(rows: Sequence[dict[str, Any]]) -> str:
+    """What was answered to each prompt at the first and at the last evaluation."""
+    steps = sorted({row["step"] for row in rows})
+    shown = list(dict.fromkeys(steps[:1] + steps[-1:]))
+    answers = {(row["step"], row["prompt"]): row["output"] for row in rows}
+    expected = {row["prompt"]: row["expected"] or "" for row in rows}
+    lines = [("prompt", *(f"step {step:,}" for step in shown), "expected")]
+    for prompt, wanted in expected.items():
+        lines.append((prompt, *(answers.get((step, prompt), "") for step in shown), wanted))
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
+    table = f"<details open><summary>Answers</summary><table>{body}</table></details>"
+    return table if rows else ""
 
 
 def _json(data: Any) -> str:

@@ -1,6 +1,7 @@
 """What every tokenizer can do, and how one is found in a file or a folder."""
 
 import hashlib
+import itertools
 import json
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -97,6 +98,15 @@ class Tokenizer(ABC):
                 "ids", f"{outside[0]} is outside the vocabulary; ids go from 0 to {self.vocab - 1}"
             )
         return self._text(ids, skip_special)
+
+    def continuation(self, start: list[int], ids: list[int]) -> str:
+        """The text of `ids` after those of a prompt, up to one that ends it.
+
+        Decoded alone, some drop their first space.
+        """
+        ids = list(itertools.takewhile(lambda token: token not in self.ends, ids))
+        known, whole = self.decode(start), self.decode(start + ids)
+        return whole[len(known) :] if whole.startswith(known) else self.decode(ids)
 
     def cut(self, vocab: int) -> "Tokenizer":
         """Without special tokens at ids of `vocab` and more that a key of the files names and no

@@ -19,16 +19,14 @@ from jaxlm.core import distributed, parts, tree
 from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.core.tree import Mask, Params
-from jaxlm.data import general as general_text
+from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
-from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.transformer import Forward, make_forward
+from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.base import Objective
 from jaxlm.objectives.lm import OBJECTIVES
 from jaxlm.observe import flops
@@ -36,9 +34,10 @@ from jaxlm.observe.progress import Progress
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
-from jaxlm.training import optim, reading, receipt
-from jaxlm.training.evaluate import Gauge, make_score, validation
-from jaxlm.training.forgetting import Base, forgetting
+from jaxlm.training import gauges, optim, reading, receipt
+from jaxlm.training.evaluate import Gauge
+from jaxlm.training.forgetting import Base
+from jaxlm.training.gauges import Texts
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
@@ -87,18 +86,21 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     if distributed.index() == 0:
         reading.report(data, tokenizer, folder, voice.say)
     check_best(config, scored=held is not None)
-    general = open_general(config, spec, tokenizer)
-    check_same(config, tokenizer, data, held, general)
+    opening = partial(gauges.read, config, spec, tokenizer, held)
+    texts = distributed.together("texts", opening)
+    check_same(config, tokenizer, data, texts)
     steps, rows = steps_of(config, data.rows_for)
     forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
     want = shapes(config, spec, layout)
     if config.optimizer.no_decay != AdamW().no_decay:  # the default's own need not all be there
         tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
     mask = trained(config, want)
-    base = base_beside(mask)
+    base = gauges.base_beside(mask)
     objective = make_objective(config, spec, layout, base)
     live, frozen = tree.partition(want, mask)
     rate = config.lora.b_rate if config.lora.rank else 1.0
+    given = config, texts, tokenizer, layout, forward, objective, folder, voice.say
+    scored = gauges.make(*given, spec=spec, base=base)
     optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES, b_rate=rate)
     state = optim.state_shapes(optimizer.tx, live, layout, AXES)
     if distributed.index() == 0:
@@ -125,44 +127,9 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         rows=rows,
         keeper=Keeper(config, layout, optimizer, mask, checkpoints),
         step=step,
-        gauges=(
-            *scoring(config, tokenizer, layout, forward, objective, held),
-            *([forgetting(general, forward, layout, folder, base=base)] if general else []),
-        ),
+        gauges=scored,
         facts=beginning(config, want, voice) | facts(live, frozen, spec, config.length),
     )
-
-
-def open_general(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer) -> Dataset | None:
-    """The text by which a run with `init` knows what is forgotten, of a model that continues texts.
-
-    Raises DataError for a source without any.
-    """
-    source = config.evaluate.general if config.init else None
-    if source is None or spec.structure != "decoder" or spec.head.labels:
-        return None
-    return general_text.general(source, tokenizer, config.length)
-
-
-def base_beside(mask: Mask) -> Base | None:
-    """From parameters to those of the base: with adapters alone, the same without them."""
-    return lora.without if all("/lora_" in name for name in mask) else None
-
-
-def scoring(
-    config: RunConfig,
-    tokenizer: Tokenizer,
-    layout: Layout,
-    forward: Forward,
-    objective: Objective,
-    held: Dataset | None,
-) -> tuple[Gauge, ...]:
-    """What a run scores: the loss on what it holds out, if it holds out anything."""
-    if held is None:
-        return ()
-    score = make_score(forward, objective, tokenizer.token_bytes())
-    size = config.batch // config.microbatches
-    return (validation(held, score, layout, size=size, batches=config.evaluate.batches),)
 
 
 def keeping(config: RunConfig, folder: Path, voice: Progress) -> Checkpoints:
@@ -285,20 +252,15 @@ def check_best(config: RunConfig, *, scored: bool) -> None:
         )
 
 
-def check_same(
-    config: RunConfig,
-    tokenizer: Tokenizer,
-    data: Dataset,
-    held: Dataset | None,
-    general: Dataset | None,
-) -> None:
+def check_same(config: RunConfig, tokenizer: Tokenizer, data: Dataset, texts: Texts) -> None:
     """Raise ClusterError when a process would train on something else than process 0."""
     facts = {
         "config": identity(config),
         "tokenizer": tokenizer.digest,
         "data": data.digest,
-        "validation": held.digest if held else "",
-        "general text": general.digest if general else "",
+        "validation": texts.held.digest if texts.held else "",
+        "general text": texts.general.digest if texts.general else "",
+        "prompts": [each.ids for each in texts.prompts],
     }
     found = [json.loads(each) for each in distributed.gather("same run", json.dumps(facts))]
     for process, theirs in enumerate(found):

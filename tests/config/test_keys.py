@@ -128,6 +128,8 @@ EXAMPLES = (
     "examples.packing=false",
 )
 """Those of a run on examples."""
+ASKED = ("samples.count=1", "samples.tokens=2", "samples.match=json")
+"""Those of a run with prompts."""
 TUNED = ("objective.kl_to_base=0.1", "evaluate.max_forgetting=1e6", "lora.rank=2", "steps=2")
 """Those of a run with a base."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
@@ -146,6 +148,8 @@ def texts(tmp_path_factory):
     long = " ".join(map(str, range(99)))
     asked = [f'{{"instruction": "{i}", "output": "word"}}\n' for i in (*range(40), long)]
     (folder / "c.jsonl").write_text("".join(asked))
+    (folder / "p.txt").write_text("what is it?\n")
+    (folder / "schema.json").write_text('{"type": "object"}')
     return folder
 
 
@@ -178,13 +182,15 @@ def test_every_key_has_an_effect(texts):
 
     plain = [w for w in processes.words(texts, name="tuned") if not w.startswith("data.")]
     data = f"data.train={texts}/c.jsonl"
-    assert without_effect(texts, *plain, *EXAMPLES, data, "steps=2") == []
+    asked = f"samples.prompts={texts}/p.txt", f"samples.json_schema={texts}/schema.json", *ASKED
+    assert without_effect(texts, *plain, *EXAMPLES, data, *asked, "steps=2") == []
 
 
 def test_every_key_is_set_above():
     config = load(None, [*processes.TINY, *SET, "data.train=x", "run_dir=y", "data.cache=z"])
     assert config.name == "other"
-    given = {word.partition("=")[0] for word in (*processes.TINY, *SET, *EXAMPLES, *TUNED)}
+    given = {word.partition("=")[0] for word in (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED)}
+    given |= {"samples.prompts", "samples.json_schema"}
     given |= {"run_dir", "data.cache", "tokenizer.type", "objective.type", *NOT_SET, *IDLE}
     given |= {
         f"{part}.{key}"

@@ -1,0 +1,92 @@
+"""Examples as questions: what a model is asked as it was trained to be, and what is expected."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from jaxlm.core.errors import DataError
+from jaxlm.data import files
+from jaxlm.data.cache import held_out
+from jaxlm.data.examples import How, read_examples, said, template_for
+from jaxlm.data.formats import Example, detect
+from jaxlm.data.records import READERS, is_saved, records
+from jaxlm.data.sources import Source
+from jaxlm.text.tokenizer import Tokenizer
+
+LINES = ".txt"
+"""Files of which each line is a prompt."""
+ANSWERS = {"prompt": "completion", "instruction": "output"}
+"""Columns that a question may be without, by those that ask."""
+
+
+class Asked(NamedTuple):
+    """One question."""
+
+    ids: list[int]
+    """The prompt."""
+    text: str
+    """What a person reads of it."""
+    expected: str | None
+    """None when any answer will do."""
+    where: str
+    """The file and line it is from."""
+
+
+def read_file(path: str, tokenizer: Tokenizer, how: How, count: int) -> list[Asked]:
+    """The first `count` questions of a file: records as examples are, whose answers may be missing,
+    or lines of text. Raises DataError with file and line, and when there are none.
+    """
+    asked = itertools.islice(_of_file(path), count)
+    if not (found := [_asked(each, tokenizer, how) for each in asked]):
+        raise DataError(path, "holds no prompt; write at least one")
+    return found
+
+
+def held(
+    sources: Iterable[Source], share: float | None, tokenizer: Tokenizer, how: How, count: int
+) -> list[Asked]:
+    """The first `count` validation examples: of `sources`, or of the share that they hold out."""
+    every = itertools.chain.from_iterable(read_examples(source) for source in sources)
+    chosen = (each for each in every if share is None or held_out(said(each), share))
+    return [_asked(each, tokenizer, how) for each in itertools.islice(chosen, count)]
+
+
+def _of_file(path: str) -> Iterator[Example]:
+    found = [files.local(path)] if is_saved(path) else files.find(path, (*READERS, LINES))
+    for file in found:
+        if files.suffix(file) == LINES:
+            for number, line in enumerate(files.text_of(file).splitlines(), 1):
+                if line:
+                    yield Example(f"{file}:{number}", prompt=line)
+            continue
+        for where, record in records(file):
+            whole = _answered(record)
+            yield detect(whole.keys(), where).read(whole, where)
+
+
+def _answered(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with an empty answer where it has none."""
+    for asks, answers in ANSWERS.items():
+        if asks in record and record.get(answers) is None:
+            return {**record, answers: ""}
+    said, nothing = record.get("messages"), {"role": "assistant", "content": ""}
+    if isinstance(said, list) and said and said[-1].get("role") != "assistant":
+        return {**record, "messages": [*said, nothing]}
+    return record
+
+
+def _asked(example: Example, tokenizer: Tokenizer, how: How) -> Asked:
+    if not example.messages:
+        first = [] if tokenizer.bos is None else [tokenizer.bos]
+        ids = first + tokenizer.encode(example.prompt, add_special=False)
+        if not ids:
+            raise DataError(example.where, "the prompt is empty; write at least one character")
+        return Asked(ids, example.prompt, example.completion or None, example.where)
+    stretches = template_for(tokenizer, how, example).answers(
+        tokenizer, example.messages, tools=example.tools
+    )
+    last = max(i for i, each in enumerate(example.messages) if each["role"] == "assistant")
+    before = itertools.takewhile(lambda stretch: stretch[1] != last, stretches)
+    text = next((str(m.get("content")) for m in example.messages[:last][::-1]), "")
+    expected = example.messages[last].get("content") or None
+    return Asked([i for ids, _ in before for i in ids], text, expected, example.where)

@@ -1,0 +1,75 @@
+"""What a run scores besides its loss: what it holds out, general text, answers to prompts."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxlm.config.schema import RunConfig
+from jaxlm.core.mesh import Layout
+from jaxlm.core.tree import Mask
+from jaxlm.data.asked import Asked
+from jaxlm.data.general import general
+from jaxlm.data.pipeline import Dataset
+from jaxlm.inference.generate import Generator
+from jaxlm.models import lora
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import Forward
+from jaxlm.objectives.base import Objective
+from jaxlm.text.tokenizer import Tokenizer
+from jaxlm.training import samples
+from jaxlm.training.evaluate import Gauge, make_score, validation
+from jaxlm.training.forgetting import Base, forgetting
+from jaxlm.training.samples import Say, sampling
+
+
+class Texts(NamedTuple):
+    """What is read for them."""
+
+    held: Dataset | None
+    general: Dataset | None
+    prompts: list[Asked]
+
+
+def read(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer, held: Dataset | None) -> Texts:
+    """The texts of a run's gauges: general ones where it has an `init` that continues texts.
+
+    Raises ConfigError and DataError for what cannot be read or asked.
+    """
+    source = config.evaluate.general if config.init else None
+    continues = spec.structure == "decoder" and not spec.head.labels
+    rows = general(source, tokenizer, config.length) if source and continues else None
+    return Texts(held, rows, samples.read(config, tokenizer, spec.max_length))
+
+
+def base_beside(mask: Mask) -> Base | None:
+    """From parameters to those of the base: with adapters alone, the same without them."""
+    return lora.without if all("/lora_" in name for name in mask) else None
+
+
+def make(
+    config: RunConfig,
+    texts: Texts,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    forward: Forward,
+    objective: Objective,
+    folder: Path,
+    say: Say,
+    *,
+    spec: ModelSpec,
+    base: Base | None,
+) -> tuple[Gauge, ...]:
+    """The gauges that have something to read. base: as `base_beside` gives it.
+
+    Raises ConfigError and DataError for answers that cannot be marked as is asked.
+    """
+    found: list[Gauge] = []
+    if texts.held is not None:
+        score = make_score(forward, objective, tokenizer.token_bytes())
+        size, most = config.batch // config.microbatches, config.evaluate.batches
+        found.append(validation(texts.held, score, layout, size=size, batches=most))
+    if texts.general is not None:
+        found.append(forgetting(texts.general, forward, layout, folder, base=base))
+    if texts.prompts:
+        how = config, texts.prompts, Generator(forward, spec), tokenizer, folder, say
+        found.append(sampling(*how, shards=layout.size("batch")))
+    return tuple(found)
