@@ -29,6 +29,8 @@ def duration(seconds: float) -> str:
 
 def printable(text: str) -> str:
     """The same with control characters spelled out: a file's name must not steer a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

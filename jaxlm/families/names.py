@@ -10,8 +10,10 @@ A pattern rearranges the axes of their tensor into ours, as einops writes it: `(
 Everything read is a view of their array: nothing is copied but a slice that reaches into padding.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -156,8 +158,13 @@ def tensors(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
 
 def their_shape(piece: Piece) -> Shape:
     """The shape that their tensor has."""
-    left, right, split = _parsed(piece.pattern, len(piece.parts[piece.part]))
-    shapes = [_axes_of(left, _sizes(right, part, len(piece.parts))) for part in piece.parts]
+    return _whole_shape(piece.pattern, piece.parts)
+
+
+@cache
+def _whole_shape(pattern: str, parts: tuple[Shape, ...]) -> Shape:
+    left, right, split = _parsed(pattern, len(parts[0]))
+    shapes = [_axes_of(left, _sizes(right, part, len(parts))) for part in parts]
     return tuple(
         sum(shape[axis] for shape in shapes) if axis == split else size
         for axis, size in enumerate(shapes[0])
@@ -249,6 +256,7 @@ def _known(pattern: str, shape: Shape, vocab: int) -> Shape:
     return tuple(vocab if axis == "v" else size for axis, size in zip(axes, shape, strict=True))
 
 
+@cache
 def _parsed(pattern: str, rank: int) -> tuple[list[list[str]], list[str], int | None]:
     """(their axes, each the names that make it; our axes; which of theirs the parts split)."""
     if not pattern:
@@ -268,4 +276,4 @@ def _sizes(right: list[str], part: Shape, parts: int) -> dict[str, int]:
 
 
 def _axes_of(left: list[list[str]], sizes: dict[str, int]) -> Shape:
-    return tuple(int(np.prod([sizes[axis] for axis in group])) for group in left)
+    return tuple(math.prod(sizes[axis] for axis in group) for group in left)

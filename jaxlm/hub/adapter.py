@@ -21,7 +21,7 @@ from jaxlm.core.tree import Params
 from jaxlm.families import names
 from jaxlm.families.family import Family
 from jaxlm.families.names import Piece
-from jaxlm.hub.tensors import Tensors, open_tensors, read_metadata
+from jaxlm.hub.tensors import open_tensors
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -44,15 +44,17 @@ def is_adapter(path: str | Path) -> bool:
 
 def read_adapter(
     path: str | Path, params: Params, spec: ModelSpec, family: Family
-) -> dict[str, np.ndarray]:
-    """The leaves of the adapter in the folder `path`, by name, that go onto `params`; float32.
+) -> tuple[dict[str, np.ndarray], str | None]:
+    """(the leaves by name, float32, that the adapter in the folder `path` puts onto `params`, the
+    digest of the base that it names, if it was made here).
 
     Layers that have none get zeros; parameters saved whole replace those of the base, in its type.
     Raises CheckpointError for what PEFT does and we do not, and for names and shapes that the base
     does not have.
     """
     where, config = str(path), _read_config(Path(path))
-    tensors, leaves = open_tensors(path, STEM), tree.flatten(params)
+    opened, leaves = open_tensors(path, STEM), tree.flatten(params)
+    tensors = dict(opened)  # mapped once
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     pieces = names.expand(family.table(spec), shapes, spec.vocab)
     files = _in_table(where, tensors, family)
@@ -79,18 +81,13 @@ def read_adapter(
     used |= _check_copies(where, tensors, files, family.copied(spec, shapes), of_base, tied)
     if left := sorted(set(files) - used):
         raise CheckpointError(where, f"{files[left[0]]} adapts nothing that the base has")
-    return made
+    return made, opened.metadata.get(BASE)
 
 
 def put_adapter(params: Params, leaves: dict[str, np.ndarray], layout: Layout) -> Params:
     """`params` with the leaves of an adapter, on the mesh; what is not replaced is shared."""
     shardings = tree.flatten(layout.shardings(tree.unflatten(leaves), AXES))
     return tree.unflatten(tree.flatten(params) | jax.device_put(leaves, shardings))
-
-
-def base_of(path: str | Path) -> str | None:
-    """The digest of the base that an adapter names; None of one that was not made here."""
-    return read_metadata(Path(path) / f"{STEM}.safetensors").get(BASE)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -120,7 +117,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _in_table(where: str, tensors: Tensors, family: Family) -> dict[str, str]:
+def _in_table(where: str, tensors: Mapping[str, np.ndarray], family: Family) -> dict[str, str]:
     """The table's name of each tensor, ends of an adapter kept -> the file's name."""
     modules: dict[str, tuple[str, str]] = {}
     for name in tensors:
@@ -143,7 +140,7 @@ def _read_factors(
     where: str,
     pieces: list[Piece],
     leaves: Mapping[str, Any],
-    tensors: Tensors,
+    tensors: Mapping[str, np.ndarray],
     files: Mapping[str, str],
     config: Mapping[str, Any],
 ) -> dict[str, np.ndarray]:
@@ -156,6 +153,7 @@ def _read_factors(
     scale, m = np.zeros(layers, np.float32), None
     if any(module + ENDS["m"] in files for module in modules.values()):
         m = np.stack([column_norms(pieces[0], np.asarray(kernel[i])) for i in range(layers)])
+    lows: dict[int, names.Factors] = {}  # of one layer, as of every other
     for piece in pieces:
         module, at = modules[piece.at], piece.at
         there = {part: module + end for part, end in ENDS.items() if module + end in files}
@@ -163,12 +161,14 @@ def _read_factors(
         if "b" not in found:
             raise CheckpointError(where, f"{module} has lora_A and no lora_B")
         own = found["a"].shape[0]
-        low = low_rank(piece, leaves, own)
-        a[at][..., :own] = names.read(low.a, found["a"], (*inputs, own))
-        b[at][:own] = names.read(low.b, found["b"], (own, *outputs))
+        if own not in lows:
+            lows[own] = low_rank(piece, leaves, own)
+        low, name = lows[own], {"name": module}
+        a[at][..., :own] = names.read(low.a._replace(**name), found["a"], (*inputs, own))
+        b[at][:own] = names.read(low.b._replace(**name), found["b"], (own, *outputs))
         scale[at] = _scale(module, own, config)
         if m is not None and "m" in found:
-            m[at] = names.read(low.outputs, found["m"].reshape(-1), outputs)
+            m[at] = names.read(low.outputs._replace(**name), found["m"].reshape(-1), outputs)
     if len(pieces[0].parts) > 1:  # the columns that other parts of the tensor read alone
         read = b.reshape(layers, rank, -1).any((0, 2))
         read = read if read.any() else ~read
@@ -179,7 +179,7 @@ def _read_factors(
 
 def _check_copies(
     where: str,
-    tensors: Tensors,
+    tensors: Mapping[str, np.ndarray],
     files: Mapping[str, str],
     copies: Mapping[str, str],
     base: Callable[[str], np.ndarray],

@@ -92,11 +92,12 @@ def set_cast(out: np.ndarray, values: np.ndarray, name: str) -> None:
 class Tensors(Mapping[str, np.ndarray]):
     """Arrays by name, each a read-only view of its file: the disk is read where one looks.
 
-    `table` has the place, shape and dtype of each. A file stays mapped while a view of it lives.
+    `table` has the place, shape and dtype of each, `metadata` the free text of a single file. A
+    file stays mapped while a view of it lives.
     """
 
-    def __init__(self, table: dict[str, Stored]):
-        self.table = table
+    def __init__(self, table: dict[str, Stored], metadata: dict[str, str] | None = None):
+        self.table, self.metadata = table, metadata or {}
         self._maps: weakref.WeakValueDictionary[Path, mmap.mmap] = weakref.WeakValueDictionary()
 
     def __iter__(self) -> Iterator[str]:
@@ -141,29 +142,29 @@ def open_tensors(folder: str | Path, stem: str = "model") -> Tensors:
             raise CheckpointError(str(folder), f"{wrong}; remove the one that is out of date")
         return Tensors(_joined(index, shards))
     if single.is_file():
-        return Tensors(read_header(single))
+        return Tensors(*_header(single))
     raise _nothing(folder, single.name)
 
 
 def read_header(file: Path) -> dict[str, Stored]:
     """The tensors of one file by name. Raises CheckpointError for everything that is not right."""
+    return _header(file)[0]
+
+
+def _header(file: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The tensors of one file, and its metadata."""
     with _reading(file):
         text, size = _text(file)
         if not text.startswith(b"{"):
             raise ValueError("its header does not begin with {")
         fields = _parse(text)
-        _check_metadata(fields.pop("__metadata__", {}))
+        metadata = fields.pop("__metadata__", {})
+        _check_metadata(metadata)
         start = 8 + len(text)
         table = {name: _stored(name, row, file, start) for name, row in fields.items()}
         _check_covered(table, start, size)
         with safe_open(file, framework="np"):  # a second opinion: the library's own checks
-            return table
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """The free text in a file's header, by name. Raises CheckpointError as `read_header` does."""
-    read_header(file)
-    return _parse(_text(file)[0]).get("__metadata__", {})
+            return table, metadata
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from jaxlm.core.mesh import Layout, logical_axes, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.families.family import Family
 from jaxlm.hub import load as folders
-from jaxlm.hub.adapter import base_of, put_adapter, read_adapter
+from jaxlm.hub.adapter import put_adapter, read_adapter
 from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.hub.fetch import is_remote
 from jaxlm.inference import imported
@@ -77,8 +77,7 @@ def read(
     for path, weight in weights.items():
         if not math.isfinite(weight):
             raise ConfigError(path, f"a weight of {weight} is no number; write 0.5")
-        found[path] = read_adapter(path, base, spec, family)
-        theirs = base_of(path)
+        found[path], theirs = read_adapter(path, base, spec, family)
         if theirs and not force and theirs != (mine := digest()):
             what = f"was trained on another base ({theirs}) than this one ({mine})"
             raise CheckpointError(path, f"{what}; name its own, or force it")

@@ -95,13 +95,7 @@ def put(
     if slot is None:
         slot = min(set(range(n)) - set(places.values()))
     places[name] = slot
-    one = {}
-    for leaf, shape in held.shapes.items():
-        one[leaf] = np.zeros(shape.shape, shape.dtype)
-        if leaf in leaves:
-            axis = _axis(leaf, shape)
-            part = (slice(None),) * axis + (slice(leaves[leaf].shape[axis]),)
-            one[leaf][part] = leaves[leaf]
+    one = {leaf: _widened(leaf, leaves.get(leaf), shape) for leaf, shape in held.shapes.items()}
     one = jax.device_put(one, {leaf: shape.sharding for leaf, shape in held.shapes.items()})
     flat = tree.flatten(params)
     every = {leaf: flat[leaf] for leaf in held.shapes}
@@ -153,6 +147,17 @@ def _shapes(
 def _axis(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> int:
     """Where A [layers, *in, R] and B [layers, R, *out] have their ranks."""
     return leaf.ndim - 1 if name.endswith("lora_a") else 1
+
+
+def _widened(name: str, leaf: np.ndarray | None, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+    """A leaf of an adapter with the rank of a slot, the rest 0."""
+    if leaf is not None and leaf.shape == shape.shape:
+        return leaf
+    made = np.zeros(shape.shape, shape.dtype)
+    if leaf is not None:
+        axis = _axis(name, shape)
+        made[(slice(None),) * axis + (slice(leaf.shape[axis]),)] = leaf
+    return made
 
 
 def _check_fits(where: str, leaves: Leaves, held: Held) -> None:

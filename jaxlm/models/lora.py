@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +104,7 @@ def select(params: Params, targets: Iterable[str], where: str = "lora.targets") 
     return {name: leaves[name] for name in kernels}
 
 
+@cache
 def sides(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(the inputs, the outputs) of one layer of the kernel `name`, of `shape` with its layers."""
     split = 1 + INPUTS[(logical_axes(name, AXES) or ())[1:]]

@@ -35,7 +35,7 @@ def made(name, **how):
 
 def read_onto(path, base, spec, family):
     """`base` with the adapter in a folder."""
-    return put_adapter(base, read_adapter(path, base, spec, family), networks.layout())
+    return put_adapter(base, read_adapter(path, base, spec, family)[0], networks.layout())
 
 
 @pytest.mark.parametrize("how", [{}, {"targets": ["attn/[qv]/kernel"], "dora": True}])

@@ -40,7 +40,7 @@ def moved(params, parts=("lora_a", "lora_b", "lora_m")):
 
 def read_onto(path, base, spec, family):
     """`base` with the adapter in a folder."""
-    return put_adapter(base, read_adapter(path, base, spec, family), networks.layout())
+    return put_adapter(base, read_adapter(path, base, spec, family)[0], networks.layout())
 
 
 @pytest.fixture

@@ -168,6 +168,17 @@ CASES: dict[str, Case] = {
         ),
         function="loading",
     ),
+    "adapter-swap": FigureCase(
+        "an adapter from its folder into a slot of a loaded model, over the transfer of its bytes",
+        "any",
+        _shape(LLAMA_42M, 4, 64, "float32", rank=16, slots=4),
+        steps=20,
+        targets=(
+            Target("milliseconds_beyond_transfer", 10, False),
+            Target("programs_compiled", 0, False),
+        ),
+        function="adapter_swap",
+    ),
     "attention": FigureCase(
         "attention forward and backward by backend",
         "any",

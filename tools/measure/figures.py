@@ -30,6 +30,7 @@ from measure.loading import loading
 from measure.pipe import Answer, serve
 from measure.products import products
 from measure.quickstart import quickstart
+from measure.swap import adapter_swap
 from measure.tokens import batch as make_batch
 
 MB = 1e6
@@ -215,6 +216,7 @@ FUNCTIONS = {
     "loss_memory": loss_memory,
     "data": data,
     "overhead": overhead,
+    "adapter_swap": adapter_swap,
     "attention": attention,
     "loading": loading,
     "products": products,
