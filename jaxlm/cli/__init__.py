@@ -17,10 +17,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from jaxlm import __version__
+from jaxlm.cli.adapter import app as adapter_app
+from jaxlm.cli.adapter import weights
 from jaxlm.cli.convert import app as convert_app
 from jaxlm.cli.fetch import fetch
 from jaxlm.cli.inspect import inspect
-from jaxlm.cli.setup import EXIT_CODES, Model, start
+from jaxlm.cli.setup import EXIT_CODES, Model, Run, start
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
 
@@ -38,6 +40,7 @@ app.add_typer(config_app, name="config", epilog=EXIT_CODES)
 app.add_typer(checkpoint_app, name="checkpoint", epilog=EXIT_CODES)
 app.add_typer(data_app, name="data", epilog=EXIT_CODES)
 app.add_typer(convert_app, name="convert", epilog=EXIT_CODES)
+app.add_typer(adapter_app, name="adapter", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(fetch)
 
@@ -50,7 +53,6 @@ Arguments = Annotated[
         show_default=False,
     ),
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, for example runs/run.")]
 Platform = Annotated[
     str | None,
     typer.Option(help="auto, cpu, gpu or tpu; the run's own by default.", show_default=False),
@@ -117,7 +119,11 @@ def generate(
         bool, typer.Option("--chat", help="Answer the prompt, by the model's chat template.")
     ] = False,
     adapter: Annotated[
-        str | None, typer.Option(metavar="DIR", help="A LoRA adapter, as PEFT writes it.")
+        list[str] | None,
+        typer.Option(
+            metavar="DIR[:WEIGHT]",
+            help="A LoRA adapter, as PEFT writes it; of several, each with a weight, the sum.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option(help="Take an adapter of another base too.")] = False,
     platform: Platform = None,
@@ -126,9 +132,10 @@ def generate(
     start(platform or _platform_of(run))
     from jaxlm.inference import model
 
+    summands = weights(adapter or [])
     loaded = model.load(run)
-    if adapter:
-        loaded = loaded.with_adapter(adapter, force=force)
+    if summands:
+        loaded = loaded.with_adapters(summands, force=force)
     pieces = loaded.stream(
         [{"role": "user", "content": prompt}] if chat else prompt,
         max_tokens=max_tokens,

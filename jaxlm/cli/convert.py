@@ -5,16 +5,10 @@ from typing import Annotated
 
 import typer
 
-from jaxlm.cli.setup import EXIT_CODES, Model, start
+from jaxlm.cli.setup import EXIT_CODES, Dtype, Model, Out, ShardSize, figures, start
 from jaxlm.core.errors import CheckpointError, ConfigError
 
 app = typer.Typer(help="Exchange models with Hugging Face, verified.", no_args_is_help=True)
-
-
-Out = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make.")]
-Dtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16; the weights' own by default.")
-]
 
 
 @app.command("import", epilog=EXIT_CODES)
@@ -43,7 +37,7 @@ def export(
     model: Model,
     out: Out,
     dtype: Dtype = None,
-    max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    max_shard_size: ShardSize = "5GB",
     merge: Annotated[
         bool, typer.Option("--merge", help="Of a LoRA run the whole model, not the adapter.")
     ] = False,
@@ -111,8 +105,7 @@ def verify(
 
 
 def _report(found: dict) -> None:
-    for name, value in found["figures"].items():
-        print(f"{name:<28}{value:.3g}" if isinstance(value, float) else f"{name:<28}{value}")
+    figures(found["figures"])
     print(f"{'verdict':<28}{found['verdict']}")
     if found["verdict"] != "equal":
         raise CheckpointError(found["b"]["path"], "is not the same model: " + found["reason"])

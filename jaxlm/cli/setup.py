@@ -1,6 +1,6 @@
 """What every verb's file needs: the exit codes as help shows them, and the choice of devices."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,18 @@ EXIT_CODES = (
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A run, an import or a Hugging Face folder.")
 ]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, for example runs/run.")]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; the weights' own by default.")
+]
+ShardSize = Annotated[str, typer.Option(help="Largest file of weights.")]
+
+
+def figures(found: dict[str, Any]) -> None:
+    """Print names and values in two columns."""
+    for name, value in found.items():
+        print(f"{name:<28}{value:.3g}" if isinstance(value, float) else f"{name:<28}{value}")
 
 
 def start(platform: str) -> None:

@@ -7,11 +7,12 @@ B with zeros where a part does not read another's; read, each part has the whole
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.core import tree
@@ -52,12 +53,12 @@ def read_adapter(
     Raises CheckpointError for what PEFT does and we do not, and for names and shapes that the base
     does not have.
     """
-    where, config = str(path), _read_config(Path(path))
-    opened, leaves = open_tensors(path, STEM), tree.flatten(params)
-    tensors = dict(opened)  # mapped once
+    where, config = str(path), read_config(Path(path))
+    tensors, base = read_tensors(path)
+    leaves = tree.flatten(params)
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     pieces = names.expand(family.table(spec), shapes, spec.vocab)
-    files = _in_table(where, tensors, family)
+    files = in_table(where, tensors, family)
     made: dict[str, np.ndarray] = {}
     used: set[str] = set()
     for leaf in shapes:
@@ -81,7 +82,7 @@ def read_adapter(
     used |= _check_copies(where, tensors, files, family.copied(spec, shapes), of_base, tied)
     if left := sorted(set(files) - used):
         raise CheckpointError(where, f"{files[left[0]]} adapts nothing that the base has")
-    return made, opened.metadata.get(BASE)
+    return made, base
 
 
 def put_adapter(params: Params, leaves: dict[str, np.ndarray], layout: Layout) -> Params:
@@ -90,14 +91,30 @@ def put_adapter(params: Params, leaves: dict[str, np.ndarray], layout: Layout) -
     return tree.unflatten(tree.flatten(params) | jax.device_put(leaves, shardings))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str | None]:
+    """(the tensors of an adapter, the digest of its base, if it was made here).
+
+    Raises CheckpointError for one of A or B that is no matrix of floats.
+    """
+    opened = open_tensors(path, STEM)
+    for name, stored in opened.table.items():
+        matrix = len(stored.shape) == 2 and 0 not in stored.shape
+        if not (matrix or "lora_" not in name or name.endswith((ENDS["m"], f"{ENDS['m']}.weight"))):
+            what = f"{name} has the shape {list(stored.shape)}, which is no matrix"
+            raise CheckpointError(str(path), what)
+        if not jnp.issubdtype(stored.dtype, jnp.floating):
+            raise CheckpointError(str(path), f"{name} holds {stored.dtype}, no type of weights")
+    return dict(opened), opened.metadata.get(BASE)  # all are views of one map
+
+
+def read_config(path: Path) -> dict[str, Any]:
     """adapter_config.json. Raises CheckpointError for what is not a plain LoRA."""
     where = path / CONFIG
     try:
         config = json.loads(where.read_bytes())
     except OSError as error:
         raise CheckpointError(str(where), f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(str(where), f"not JSON: {error}; download it again") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CheckpointError(str(where), "is not of peft_type LORA; other adapters are not read")
@@ -110,6 +127,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(str(where), "bias is not none; biases are not read")
     if odd := [key for key in EMPTY if config.get(key)]:
         raise CheckpointError(str(where), f"{odd[0]} is not supported")
+    alphas = config.get("alpha_pattern") or {}
+    for alpha in (config.get("lora_alpha", 8), *alphas.values()):
+        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise CheckpointError(str(where), f"lora_alpha: {alpha!r} is no number")
     for key in ("rank_pattern", "alpha_pattern"):
         for name in config.get(key) or {}:
             if not re.fullmatch(r"[\w.]+", _literal(name)):
@@ -117,8 +138,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _in_table(where: str, tensors: Mapping[str, np.ndarray], family: Family) -> dict[str, str]:
-    """The table's name of each tensor, ends of an adapter kept -> the file's name."""
+def split_names(where: str, tensors: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Of each name in a file that of the base's tensor, and the end of an adapter's, or nothing."""
     modules: dict[str, tuple[str, str]] = {}
     for name in tensors:
         if not name.startswith(PREFIX):
@@ -128,6 +149,12 @@ def _in_table(where: str, tensors: Mapping[str, np.ndarray], family: Family) -> 
             bare = bare.removesuffix(".weight")
         end = next((end for end in ENDS.values() if bare.endswith(end)), "")
         modules[name] = (bare.removesuffix(end) + (".weight" if end else ""), end)
+    return modules
+
+
+def in_table(where: str, tensors: Mapping[str, np.ndarray], family: Family) -> dict[str, str]:
+    """The table's name of each tensor, ends of an adapter kept -> the file's name."""
+    modules = split_names(where, tensors)
     known = names.in_file({own for own, _ in modules.values()}, family.prefix, family.renamed)
     renamed = {theirs: ours for ours, theirs in known.items()}
     return {
@@ -166,7 +193,7 @@ def _read_factors(
         low, name = lows[own], {"name": module}
         a[at][..., :own] = names.read(low.a._replace(**name), found["a"], (*inputs, own))
         b[at][:own] = names.read(low.b._replace(**name), found["b"], (own, *outputs))
-        scale[at] = _scale(module, own, config)
+        scale[at] = scale_of(module, own, config)
         if m is not None and "m" in found:
             m[at] = names.read(low.outputs._replace(**name), found["m"].reshape(-1), outputs)
     if len(pieces[0].parts) > 1:  # the columns that other parts of the tensor read alone
@@ -202,7 +229,7 @@ def _check_copies(
     return set(copies) & set(files)
 
 
-def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
+def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
     """What PEFT multiplies a module's product by."""
     alpha = config.get("lora_alpha", 8)
     for name, its in (config.get("alpha_pattern") or {}).items():

@@ -148,6 +148,12 @@ def check_dtype(dtype: str | None) -> None:
         raise ConfigError("--dtype", f"{dtype!r} is no type of weights; use {', '.join(DTYPES)}")
 
 
+def check_new(out: Path) -> None:
+    """Raise ConfigError when `out` exists."""
+    if out.exists():
+        raise ConfigError(str(out), "exists; name a folder that does not")
+
+
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """A folder beside `path` that gets its name when everything is in it, and goes if not.
@@ -155,8 +161,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     Raises ConfigError when `path` exists, StorageError when the disk is full or closed.
     """
     out = Path(path)
-    if out.exists():
-        raise ConfigError(str(out), "exists; name a folder that does not")
+    check_new(out)
     start = f".{out.name}-{socket.gethostname()}-"
     temporary = out.with_name(f"{start}{os.getpid()}")
     try:

@@ -109,8 +109,12 @@ def is_lora_run(path: str | Path) -> bool:
 def export_adapter(source: str, out: str) -> Family:
     """Write the adapters of the run at `source`, and what it trained whole, as PEFT has them.
 
-    Raises ConfigError when the run has tokens that its base lacks, and as `save_adapter`.
+    Raises ConfigError for what is no such run, for one with tokens that its base lacks, and as
+    `save_adapter`.
     """
+    if not is_lora_run(source):
+        what = "trains no adapter beside a base; write it whole with jaxlm convert export"
+        raise ConfigError(source, what)
     run, layout = open_run(source), Layout(make_mesh({}, jax.devices()[:1]))
     config, init = run.config, run.config.init or ""
     if rows_before(config):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import hubs
+import pytest
 
 from jaxlm.core import errors
 from jaxlm.hub.tensors import open_tensors
@@ -29,6 +30,8 @@ def test_a_folder_goes_in_and_out_and_is_told(tmp_path):
     assert done.returncode == errors.DONE and "family qwen3" in done.stdout, done.stderr
 
 
-def test_what_is_wrong_is_one_line_and_a_code(tmp_path):
-    done = tool("inspect_checkpoint", tmp_path)
+@pytest.mark.parametrize("words", [("inspect_checkpoint", "a"), ("merge_lora", "a", "b", "c")])
+def test_what_is_wrong_is_one_line_and_a_code(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = tool(*words)
     assert done.returncode == errors.CHECKPOINT and done.stderr.count("\n") == 1, done.stderr
