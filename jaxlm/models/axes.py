@@ -2,6 +2,7 @@
 
 A row is the end of a parameter's name, as a regular expression, and the axes of its dimensions
 without the layer's. Every parameter matches exactly one row; a test holds that for every preset.
+What stands for a quantized kernel has the kernel's axes.
 """
 
 AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -10,20 +11,20 @@ AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("positions/embedding", ("length", "embed")),
     ("types/embedding", ("whole", "embed")),
     ("relative/embedding", ("whole", "heads")),
-    ("(attn|cross)/q/kernel", ("embed", "heads", "head_dim")),
-    ("(attn|cross)/[kv]/kernel", ("embed", "kv_heads", "head_dim")),
-    ("(attn|cross)/o/kernel", ("heads", "head_dim", "embed")),
+    (r"(attn|cross)/q/kernel(_\w+)?", ("embed", "heads", "head_dim")),
+    (r"(attn|cross)/[kv]/kernel(_\w+)?", ("embed", "kv_heads", "head_dim")),
+    (r"(attn|cross)/o/kernel(_\w+)?", ("heads", "head_dim", "embed")),
     ("(attn|cross)/q/(bias|lora_m)", ("heads", "head_dim")),
     ("(attn|cross)/[kv]/(bias|lora_m)", ("kv_heads", "head_dim")),
-    ("mlp/(gate|up)/kernel", ("embed", "mlp")),
-    ("mlp/down/kernel", ("mlp", "embed")),
+    (r"mlp/(gate|up)/kernel(_\w+)?", ("embed", "mlp")),
+    (r"mlp/down/kernel(_\w+)?", ("mlp", "embed")),
     ("mlp/(gate|up)/(bias|lora_m)", ("mlp",)),
     ("(attn/o|cross/o|mlp/down)/(bias|lora_m)", ("norm",)),
     ("(attn|attn_out|cross|cross_out|mlp|mlp_out|embed|final)_norm/(scale|bias)", ("norm",)),
     ("attn/[qk]_norm/scale", ("norm",)),
     ("experts/router/kernel", ("embed", "experts")),
-    ("experts/(gate|up)/kernel", ("experts", "embed", "mlp")),
-    ("experts/down/kernel", ("experts", "mlp", "embed")),
+    (r"experts/(gate|up)/kernel(_\w+)?", ("experts", "embed", "mlp")),
+    (r"experts/down/kernel(_\w+)?", ("experts", "mlp", "embed")),
     ("head/kernel", ("embed", "vocab")),
     ("head/bias", ("vocab",)),
     ("head/labels/kernel", ("embed", "whole")),

@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from jaxlm.models import lora
-from jaxlm.models.products import dense
+from jaxlm.models.quantize import SCALE, Kernel, declared, dense
 
 
 class Dense(nn.Module):
@@ -35,7 +35,7 @@ class Dense(nn.Module):
         where it is known already.
         """
         shape = self.inputs + self.outputs
-        kernel = self.param("kernel", nn.initializers.normal(self.scale), shape)
+        kernel = declared(self, nn.initializers.normal(self.scale), shape)
         y, leaves = self._product(x, kernel, len(self.inputs)), self.adapter()
         if leaves:
             low = self._low(x, keys, leaves) if low is None else low
@@ -49,7 +49,8 @@ class Dense(nn.Module):
 
     def adapter(self) -> dict[str, Array]:
         """Its adapter's leaves, by part; empty without one."""
-        there = [part for part in lora.PARTS if self.has_variable("params", part)]
+        counting = lora.counting(quantized=self.has_variable("params", SCALE))
+        there = [part for part in counting if self.has_variable("params", part)]
         return {part: self.get_variable("params", part) for part in there}
 
     def _low(self, x: Array, keys: Array | None, leaves: dict[str, Array]) -> Array:
@@ -60,8 +61,8 @@ class Dense(nn.Module):
         low = self._product(x, lora.factors(leaves)[0], len(self.inputs))
         return checkpoint_name(low, "product")
 
-    def _product(self, x: Array, kernel: Array, contracted: int) -> Array:
-        return dense(x.astype(self.dtype), kernel.astype(self.dtype), contracted)
+    def _product(self, x: Array, kernel: Kernel, contracted: int) -> Array:
+        return dense(x.astype(self.dtype), kernel, contracted)
 
 
 def _scaled(low: Array, leaves: dict[str, Array]) -> tuple[Array, Array]:
