@@ -128,7 +128,7 @@ def finalize(folder: epath.Path) -> None:
 
 
 def read(folder: epath.Path, like: Likes) -> dict[str, jax.Array]:
-    """The arrays of `folder` with the shapes, dtypes and shardings of `like`, which `check` passed.
+    """Arrays of `folder` with the shapes, dtypes and shardings of `like`, which `check` passed.
 
     Raises what orbax raises when the files are damaged; what it returns must still be digested.
     """
@@ -142,7 +142,8 @@ def read(folder: epath.Path, like: Likes) -> dict[str, jax.Array]:
             for name, leaf in full.items()
         }
         item = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in full.items()}
-        found |= _handler().restore(folder, args=ocp.args.PyTreeRestore(item, args))
+        wanted = ocp.args.PyTreeRestore(item, args, partial_restore=True)
+        found |= _handler().restore(folder, args=wanted)
     return {name: found[name] for name in like}
 
 

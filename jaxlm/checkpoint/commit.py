@@ -25,6 +25,7 @@ from etils import epath
 
 from jaxlm.checkpoint import arrays, digest, files, inspect, manifest, restore, retention
 from jaxlm.checkpoint.manifest import META, NAME, DamagedError, File, Manifest
+from jaxlm.checkpoint.restore import Store
 from jaxlm.core import distributed, tree, words
 from jaxlm.core.errors import (
     CheckpointError,
@@ -154,14 +155,19 @@ class Checkpoints:
             raise error
 
     def restore(
-        self, params_like: Any, opt_like: Any = None, step: int | None = None
+        self,
+        params_like: Any,
+        opt_like: Any = None,
+        step: int | None = None,
+        store: Store | None = None,
     ) -> tuple[int, Any, Any, dict[str, Any]]:
         """(step, params, opt, meta) of the newest checkpoint that reads back as it was saved.
 
         *_like: trees of jax.ShapeDtypeStruct with the shardings wanted, on any mesh; opt_like None
         reads no optimizer state. A damaged checkpoint is warned of, with its tensor and file, and
-        the one before is taken. step: that one and no other. Raises CheckpointError when none is
-        good, or when names, shapes or dtypes differ (nothing is cast).
+        the one before is taken. step: that one and no other. store: what the tensors become, one
+        after the other. Raises CheckpointError when none is good, or when names, shapes or dtypes
+        differ (nothing is cast).
         """
         self.wait()
         known = distributed.agree("checkpoint.steps", lambda: inspect.steps(self.folder))
@@ -172,7 +178,7 @@ class Checkpoints:
         wanted = known[::-1] if step is None else [step]
         for older, candidate in enumerate(wanted, 1):
             try:
-                found, meta = restore.read(self.folder / str(candidate), likes)
+                found, meta = restore.read(self.folder / str(candidate), likes, store)
             except DamagedError as error:
                 if older == len(wanted):
                     raise CheckpointError(

@@ -163,8 +163,9 @@ class Lora(Section):
     """Share of the adapters' input that is dropped while training."""
     b_rate: Positive = 1.0
     """Rate of the B matrices as a multiple of the others' (LoRA+, Hayou et al. 2024)."""
-    init: Literal["default", "pissa"] = "default"
-    """default: B is 0; pissa: the kernel's first singular vectors (Meng et al. 2024)."""
+    init: Literal["default", "pissa", "loftq"] = "default"
+    """default: B is 0; pissa: the kernel's first singular vectors (Meng et al. 2024); loftq: those
+    of what quantization lost of it (Li et al. 2023), with frozen_dtype int8 or nf4."""
     save: Patterns = ()
     """What is trained beside the adapters, named as in `trainable`: embeddings, head, new_rows."""
 
@@ -273,7 +274,11 @@ class RunConfig(Section):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of activations and products; auto is bfloat16 on accelerators, float32 on the CPU."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """How the trained parameters are stored."""
+    """How parameters are stored, the frozen ones unless frozen_dtype says otherwise; adapters are
+    float32."""
+    frozen_dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"] = "auto"
+    """How what is frozen of `init` is stored; auto: as param_dtype. int8 and nf4 are of the kernels
+    of blocks; what else is frozen is bfloat16 then (Dettmers et al. 2023)."""
     deterministic: bool = False
     """Ask the GPU's compiler for deterministic kernels: slower, equal bits run after run."""
     watchdog: Positive = 3600.0
@@ -306,6 +311,9 @@ class RunConfig(Section):
                 f"batch={f['batch']} does not split into microbatches={f['microbatches']}; "
                 f"use a multiple of {f['microbatches']} or microbatches=1"
             )
+        if f["frozen_dtype"] != "auto" and not f["init"]:
+            what = "is how what is frozen of init is stored; add init, or leave it out"
+            raise ValueError(f"frozen_dtype={f['frozen_dtype']} {what}")
         if f["examples"] != Examples() and vars(f["objective"])["type"] != "sft":
             raise ValueError("examples.* is of objective.type=sft; add it, or leave examples out")
         for key in ("run_dir", "init"):

@@ -18,8 +18,8 @@ TYPES = {
     "norms": r"_norm/(scale|bias)$",
     "embeddings": r"/embedding$|^embed/new_rows$",
     "head": r"^head/",
-    "attention": r"/(attn|cross)/[a-z]/(kernel|bias)$",
-    "mlp": r"/(mlp|experts)/[a-z]+/(kernel|bias)$",
+    "attention": r"/(attn|cross)/[a-z]/(kernel(_\w+)?|bias)$",
+    "mlp": r"/(mlp|experts)/[a-z]+/(kernel(_\w+)?|bias)$",
 }
 """Type of a layer -> its parameters. Every parameter matches exactly one; a test holds that."""
 WORDS = {

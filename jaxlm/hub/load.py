@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from jaxlm.families.family import Family
 from jaxlm.families.names import Piece
 from jaxlm.hub.fetch import is_remote, local
 from jaxlm.hub.tensors import Tensors, open_tensors, set_cast
+from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
 from jaxlm.text import files
@@ -39,6 +41,9 @@ BLOCK = 256
 FLOATS = "float32, bfloat16 or float16"
 COMPARED = 1 << 24
 """Elements compared at a time, where a file holds a tied head twice."""
+
+Store = Callable[[str, tuple[int, ...], np.ndarray], dict[str, Any]]
+"""What becomes of `leaf[at]`, given the leaf's name, `at` and it: parts of leaves by name."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,17 @@ def check_tokenizer(folder: Folder, tokenizer: Tokenizer) -> None:
         raise CheckpointError(str(folder.path), what)
 
 
-def load_params(folder: Folder, layout: Layout, dtype: DTypeLike | None = None) -> Params:
+def load_params(
+    folder: Folder,
+    layout: Layout,
+    dtype: DTypeLike | None = None,
+    store: Store | None = None,
+) -> Params:
     """Every parameter, on the mesh of `layout`; in the file's own types unless `dtype` says other.
 
-    Raises CheckpointError naming tensors that are missing, that no parameter takes, that have
-    another shape than config.json gives them, or a type that is not one of weights.
+    store: what becomes of each slice, instead: one at a time is there as it is in the file. Raises
+    CheckpointError naming tensors that are missing, that no parameter takes, that have another
+    shape than config.json gives them, or a type that is not one of weights.
     """
     tensors = open_tensors(folder.path)
     shapes = tree.flatten(param_shapes(folder.spec, layout, jnp.float32))
@@ -102,6 +113,14 @@ def load_params(folder: Folder, layout: Layout, dtype: DTypeLike | None = None) 
     leaves: dict[str, dict[tuple[int, ...], Piece]] = {name: {} for name in shapes}
     for piece in pieces:
         leaves[piece.leaf][piece.at] = piece
+    if store:
+        made: dict[str, jax.Array] = {}
+        for name, slices in leaves.items():
+            parts = _stored(name, shapes[name], slices, tensors, files, store)
+            lies = tree.flatten(layout.shardings(tree.unflatten(parts), AXES))
+            for leaf, part in parts.items():
+                made[leaf] = jax.make_array_from_callback(part.shape, lies[leaf], part.__getitem__)
+        return tree.unflatten(made)
     return tree.unflatten(
         {
             name: _leaf(name, shapes[name], slices, tensors, files, dtype)
@@ -202,7 +221,36 @@ def _leaf(
     return jax.make_array_from_single_device_arrays(want.shape, sharding, parts)
 
 
-def _aligned(shape: list[int], dtype: np.dtype) -> np.ndarray:
+def _stored(
+    name: str,
+    want: jax.ShapeDtypeStruct,
+    slices: dict[tuple[int, ...], Piece],
+    tensors: Tensors,
+    files: dict[str, str],
+    store: Store,
+) -> dict[str, np.ndarray]:
+    """What `store` makes of one leaf, slice by slice."""
+    depth = len(next(iter(slices)))
+    stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
+    kind = functools.reduce(jnp.promote_types, stored)
+    one = _aligned(want.shape[depth:], kind if kind != np.float64 else np.dtype(np.float32))
+    made: dict[str, np.ndarray] = {}
+    for at in itertools.product(*map(range, want.shape[:depth])):
+        if piece := slices.get(at):
+            _fill(one, piece, tensors[files[piece.name]], tuple(map(slice, one.shape)))
+        else:  # layers that have no such norm
+            one[...] = 0 if name.endswith("bias") else 1
+        for leaf, part in store(name, at, one).items():
+            if part is one and not depth:
+                made[leaf] = part
+                continue
+            if leaf not in made:
+                made[leaf] = _aligned((*want.shape[:depth], *part.shape), part.dtype)
+            made[leaf][at] = part
+    return made
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     """Memory that a device of the CPU takes as its own: XLA copies what is not aligned."""
     nbytes = math.prod(shape) * dtype.itemsize
     raw = np.empty(nbytes + ALIGNED, np.uint8)

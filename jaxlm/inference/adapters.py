@@ -34,6 +34,7 @@ from jaxlm.inference.run import (
     shapes,
     to_stderr,
     trained,
+    unquantized,
 )
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
@@ -115,7 +116,7 @@ def export_adapter(source: str, out: str) -> Family:
     if not is_lora_run(source):
         what = "trains no adapter beside a base; write it whole with jaxlm convert export"
         raise ConfigError(source, what)
-    run, layout = open_run(source), Layout(make_mesh({}, jax.devices()[:1]))
+    run, layout = unquantized(open_run(source)), Layout(make_mesh({}, jax.devices()[:1]))
     config, init = run.config, run.config.init or ""
     if rows_before(config):
         raise ConfigError(source, "has tokens that its base lacks; export it with --merge")
@@ -138,7 +139,7 @@ def export_adapter(source: str, out: str) -> Family:
 
 def check(source: str, out: str) -> None:
     """Raise CheckpointError unless the adapter in `out` is read as the one of the run `source`."""
-    run, layout = open_run(source), Layout(make_mesh({}, jax.devices()[:1]))
+    run, layout = unquantized(open_run(source)), Layout(make_mesh({}, jax.devices()[:1]))
     base, (_, params) = _base(run, layout), load_params(run, layout, warn=to_stderr)
     family = family_of(_config_of(run.config.init or ""), run.spec)
     read_back = read({out: 1}, base, run.spec, family, digest=lambda: base_digest(base, run.spec))

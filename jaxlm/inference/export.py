@@ -13,6 +13,7 @@ from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of
 from jaxlm.hub.save import save
 from jaxlm.inference.run import Opened, read
 from jaxlm.models import lora
+from jaxlm.models.quantize import total
 
 
 def export(source: str, out: str, *, dtype: str | None, max_shard_bytes: int) -> Family:
@@ -48,7 +49,7 @@ USES = {
 
 def card(source: Path, model: Opened) -> str:
     """README.md: what the model is, how to load it, and the record of the run that made it."""
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    numbers = total(model.params)
     record = source / "record.json"
     kept: dict[str, Any] = json.loads(record.read_bytes()) if record.is_file() else {}
     kind = head_of(model.spec)

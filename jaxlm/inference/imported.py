@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxlm.checkpoint import inspect
 from jaxlm.checkpoint.commit import Checkpoints
+from jaxlm.checkpoint.restore import Store
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout, make_mesh
@@ -99,8 +100,15 @@ def shapes(path: str | Path, folder: Folder, layout: Layout) -> Params:
 
 
 def load_imported(
-    path: str | Path, folder: Folder, layout: Layout, warn: Callable[[str], None]
+    path: str | Path,
+    folder: Folder,
+    layout: Layout,
+    warn: Callable[[str], None],
+    store: Store | None = None,
 ) -> Params:
-    """Every parameter of an import, verified, on the mesh of `layout`. Raises CheckpointError."""
+    """Every parameter of an import, verified, on the mesh of `layout`. Raises CheckpointError.
+
+    store: what each becomes, one after the other.
+    """
     checkpoints = Checkpoints(f"{path}/checkpoints", warn=warn)
-    return checkpoints.restore(shapes(path, folder, layout), None, 0)[1]
+    return checkpoints.restore(shapes(path, folder, layout), None, 0, store)[1]

@@ -5,8 +5,8 @@ What a run starts from, `init`, is another run, an import or a Hugging Face fold
 
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxlm import families
 from jaxlm.checkpoint import inspect
 from jaxlm.checkpoint.commit import Checkpoints
-from jaxlm.checkpoint.digest import digests
+from jaxlm.checkpoint.digest import Slices, digests
 from jaxlm.checkpoint.manifest import chain
 from jaxlm.config.load import load as load_config
 from jaxlm.config.schema import RunConfig
@@ -27,7 +27,8 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub import load as folders
 from jaxlm.inference import imported, vocabulary
-from jaxlm.models import depth, lora, rows
+from jaxlm.inference.frozen import Store, typed
+from jaxlm.models import depth, lora, quantize, rows
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
@@ -64,6 +65,16 @@ def open_run(folder: str | Path) -> Run:
     tokenizer = tokenizers.load(path / "tokenizer")
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
     return Run(path, config, tokenizer, spec)
+
+
+def unquantized(run: Run) -> Run:
+    """The run as if the kernels of its base were whole. An adapter that began as what they lost is
+    then without what it began as, which is that of PiSSA in form.
+    """
+    its = run.config.lora
+    begun = its.model_copy(update={"init": "pissa"}) if its.init == "loftq" else its
+    config = run.config.model_copy(update={"frozen_dtype": "auto", "lora": begun})
+    return replace(run, config=config)
 
 
 def to_stderr(line: str) -> None:
@@ -115,8 +126,24 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
 
 def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:
     """Every parameter of a run as it trains them, as ShapeDtypeStructs with shardings."""
-    base = param_shapes(spec, layout, jnp.dtype(config.param_dtype))
+    store = storing(config, spec, layout)
+    base = store.shapes() if store else param_shapes(spec, layout, jnp.dtype(config.param_dtype))
     return layout.placed(jax.eval_shape(partial(adapted, config, layout), base), AXES)
+
+
+def storing(config: RunConfig, spec: ModelSpec, layout: Layout) -> Store | None:
+    """How the run stores what it reads, when what it freezes is stored otherwise than the rest."""
+    if config.frozen_dtype == "auto":
+        return None
+    base = param_shapes(spec, layout, jnp.dtype(config.param_dtype))
+    plain = _begun(config).model_copy(update={"frozen_dtype": "auto"})
+    params = jax.eval_shape(partial(adapted, plain, layout), base)
+    return Store(config, base, params, trained(config, params), layout)
+
+
+def _begun(config: RunConfig) -> RunConfig:
+    """The configuration without what the values of new adapters are made of: only their shapes."""
+    return config.model_copy(update={"lora": config.lora.model_copy(update={"init": "default"})})
 
 
 def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
@@ -141,33 +168,47 @@ def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
     old, named = rows_before(config), (*config.lora.save, *(config.trainable or ()))
     if old and parts.NEW_ROWS in named:
         params = rows.split(params, layout, old, config.model.vocab)
-    count = parts.last_layers(config.trainable or ())
-    return depth.split(params, layout, count) if count else params
+    if count := parts.last_layers(config.trainable or ()):
+        params = depth.split(params, layout, count)
+    if config.frozen_dtype == "auto":
+        return params
+    return typed(config, params, trained(config, params))
 
 
 def load_params(
-    run: Run, layout: Layout, step: int | None = None, warn: Callable[[str], None] = to_stderr
+    run: Run,
+    layout: Layout,
+    step: int | None = None,
+    warn: Callable[[str], None] = to_stderr,
+    store: Store | None = None,
 ) -> tuple[int, Params]:
     """(step, every parameter) of the newest good checkpoint, or of `step`.
 
-    A frozen base that the checkpoint only names is read from the run it came from, whose digest
+    store: what each becomes, adapters merged: as it is read, of a run without adapters or `init`. A
+    frozen base that the checkpoint only names is read from the run it came from, whose digest
     must be the one that was named. Raises CheckpointError.
     """
     want = shapes(run.config, run.spec, layout)
     checkpoints = Checkpoints(run.folder / "checkpoints", warn=warn)
     if not run.config.init:
-        step, params, _, _ = checkpoints.restore(want, None, step)
-        return step, _joined(params, run.spec, layout)
+        plain = store if tree.flatten(want).keys() == _names(run.spec, layout) else None
+        step, params, _, _ = checkpoints.restore(want, None, step, plain and plain.leaf)
+        return step, params if plain else _joined(params, run.spec, layout, store)
     mask = kept(run.config, want)
     live, _ = tree.partition(want, mask)
     step, live, _, meta = checkpoints.restore(live, None, step)
     frozen = frozen_params(run.config, layout, mask, want, meta["base"], warn)
-    return step, _joined(tree.combine(live, frozen), run.spec, layout)
+    return step, _joined(tree.combine(live, frozen), run.spec, layout, store)
 
 
-def _joined(params: Params, spec: ModelSpec, layout: Layout) -> Params:
-    """The inverse of what `adapted` splits."""
-    return rows.joined(depth.joined(params, layout), layout, spec.vocab)
+def _names(spec: ModelSpec, layout: Layout) -> Set[str]:
+    return tree.flatten(param_shapes(spec, layout, jnp.float32)).keys()
+
+
+def _joined(params: Params, spec: ModelSpec, layout: Layout, store: Store | None) -> Params:
+    """The inverse of what `adapted` splits; stored, adapters are merged."""
+    params = rows.joined(depth.joined(params, layout), layout, spec.vocab)
+    return store.every(lora.merge(params)) if store else params
 
 
 def trained(config: RunConfig, params: Params) -> Mask:
@@ -184,6 +225,7 @@ def matched(config: RunConfig, params: Params) -> dict[str, list[str]]:
     rank = config.lora.rank
     every = tree.flatten(params)
     names = [name for name in every if "/lora_" not in name or re.search(lora.TRAINED, name)]
+    names = [name for name in names if name.rpartition("/")[2] not in quantize.PARTS]
     found = parts.matched(names, config.trainable or (("lora",) if rank else (".",)))
     if rank and config.lora.save:
         found |= parts.matched(names, config.lora.save, "lora.save")
@@ -210,34 +252,36 @@ def frozen_params(
     _, frozen = tree.partition(want, mask)
     if not frozen:
         return {}
-    params, _ = base_params(config, layout, named, warn)
+    params, _ = base_params(_begun(config), layout, named, warn)
     return tree.partition(params, mask)[1]
 
 
 def base_params(
     config: RunConfig, layout: Layout, named: Base | None, warn: Callable[[str], None]
 ) -> tuple[Params, Base]:
-    """What a run with `init` starts from, in `param_dtype`, with new adapters; and its name.
+    """What a run with `init` starts from, as the run stores it, with new adapters; and its name.
 
     Adapters of `init` are merged, and rows for ids that it lacks are added. named: the name that it
     had when the run began; None takes the newest step. Raises CheckpointError when it is another
     now, or holds nothing to start from.
     """
     folder, dtype = config.init or "", jnp.dtype(config.param_dtype)
+    store = storing(config, config.model, layout)
     if folders.is_folder(folder):
         opened = folders.open_folder(folder)
         for note in (*opened.notes, *families.training_notes(opened.config)):
             warn(note)
-        params = folders.load_params(opened, layout, dtype)
-        found: Base = {"step": 0, "digest": chain({"params": digests(tree.flatten(params))[0]})}
+        params, digest = _read_folder(opened, layout, dtype, store)
+        found: Base = {"step": 0, "digest": digest}
     else:
         step = int(named["step"]) if named else newest(folder)
         if imported.is_imported(folder):
             opened = imported.open_imported(folder)
-            params = imported.load_imported(folder, opened, layout, warn)
+            params = imported.load_imported(folder, opened, layout, warn, store and store.leaf)
         else:
-            _, params = load_params(open_run(folder), layout, step, warn)
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), lora.merge(params))
+            _, params = load_params(open_run(folder), layout, step, warn, store)
+        if not store:
+            params = jax.tree.map(lambda leaf: leaf.astype(dtype), lora.merge(params))
         found = {"step": step, "digest": inspect.manifest(f"{folder}/checkpoints", step).digest}
     if named and found != named:
         raise CheckpointError(
@@ -247,6 +291,23 @@ def base_params(
         want = param_shapes(config.model, layout, dtype)
         params = vocabulary.grown(params, want, old, config.model.vocab)
     return adapted(config, layout, params), found
+
+
+def _read_folder(
+    folder: folders.Folder, layout: Layout, dtype: Any, store: Store | None
+) -> tuple[Params, str]:
+    """(the parameters of a Hugging Face folder, their digest in `dtype`, however stored)."""
+    if not store:
+        params = folders.load_params(folder, layout, dtype)
+        return params, chain({"params": digests(tree.flatten(params))[0]})
+    sums = Slices(tree.flatten(param_shapes(folder.spec, layout, dtype)))
+
+    def made(name: str, at: tuple[int, ...], x: Any) -> dict[str, Any]:
+        sums.add(name, at, x)
+        return store.slice(name, x)
+
+    params = folders.load_params(folder, layout, store=made)
+    return params, chain({"params": sums.tensors()})
 
 
 def rows_before(config: RunConfig) -> int:

@@ -16,6 +16,7 @@ from jaxlm.checkpoint.manifest import chain
 from jaxlm.core import tree
 from jaxlm.core.errors import DataError, StorageError
 from jaxlm.inference.model import Model, load
+from jaxlm.models.quantize import total
 from jaxlm.models.spec import ModelSpec
 
 FILE = "receipt.json"
@@ -146,7 +147,7 @@ def side(path: str, model: Model) -> dict[str, Any]:
     found, _ = digests(tree.flatten(model.params))
     return {
         "path": path,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
+        "parameters": total(model.params),
         "digest": chain({"params": found}),
         "tokenizer": model.tokenizer.digest,
     }

@@ -81,7 +81,8 @@ def add(
             if dropout:
                 added[beside + "lora_drop"] = jnp.full(first, dropout)
             if dora:
-                own = {x: added[beside + x] for x in counting(quantized=isinstance(kernel, dict)) if beside + x in added}
+                parts = counting(quantized=isinstance(kernel, dict))
+                own = {part: added[beside + part] for part in parts if beside + part in added}
                 added[beside + "lora_m"] = jax.lax.map(lambda pair: norms(*pair), (kernel, own))
         return tree.unflatten(added)
 
@@ -198,9 +199,9 @@ def merge(params: Params) -> Params:
     for name in [name for name in leaves if name.endswith("/kernel")]:
         beside, kernel = name.removesuffix("kernel"), leaves[name]
         own = {part: leaves.pop(beside + part) for part in PARTS if beside + part in leaves}
-        own = {part: own[part] for part in counting(quantized=isinstance(kernel, dict)) if part in own}
         if own:
-            leaves[name] = jax.vmap(_merged)(kernel, own)
+            parts = own.keys() & counting(quantized=isinstance(kernel, dict))
+            leaves[name] = jax.vmap(_merged)(kernel, {part: own[part] for part in parts})
         elif isinstance(kernel, dict):
             leaves[name] = dequantize(kernel, jnp.bfloat16)
     return tree.unflatten(leaves)

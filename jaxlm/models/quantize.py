@@ -23,6 +23,7 @@ from jaxlm.core.parts import whole
 from jaxlm.models import products
 from jaxlm.models.axes import AXES, INPUTS
 
+KINDS = ("int8", "nf4")
 SCALE = "kernel_scale"
 PARTS = ("kernel_int8", "kernel_nf4", "kernel_block", SCALE)
 """Leaves of a quantized kernel, all of its rank: int8 [*in, *out], or nf4 with two of the last
@@ -194,6 +195,11 @@ def numbers(name: str, leaf: Any) -> int:
     """How many parameters a leaf holds: two in a byte of nf4, and a scale is none."""
     part = name.rpartition("/")[2]
     return leaf.size * {"kernel_nf4": 2, "kernel_block": 0, "kernel_scale": 0}.get(part, 1)
+
+
+def total(params: Any) -> int:
+    """How many parameters a tree holds."""
+    return sum(numbers(name, leaf) for name, leaf in tree.flatten(params).items())
 
 
 def slices(name: str) -> tuple[int, int]:

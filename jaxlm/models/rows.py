@@ -74,6 +74,7 @@ def _cut(table: Array, *, axis: int, first: int, vocab: int) -> Array:
 
 
 def _put(table: Array, new: Array, *, axis: int, vocab: int) -> Array:
-    new = jnp.moveaxis(new, 0, axis).astype(table.dtype)
+    new, kind = jnp.moveaxis(new, 0, axis), jnp.promote_types(table.dtype, new.dtype)
+    table, new = table.astype(kind), new.astype(kind)
     first = vocab - new.shape[axis]
     return jax.lax.dynamic_update_slice_in_dim(table, new, first, axis)

@@ -24,6 +24,7 @@ from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
 from jaxlm.models.axes import AXES
+from jaxlm.models.quantize import numbers, total
 from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
@@ -278,14 +279,11 @@ def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[st
     def multiplying(params: Params) -> int:
         share = spec.experts.chosen / max(spec.experts.count, 1)
         return sum(
-            round(leaf.size * share) if EXPERT.search(name) else leaf.size
+            round(numbers(name, leaf) * share) if EXPERT.search(name) else numbers(name, leaf)
             for name, leaf in tree.flatten(params).items()
-            if name.endswith(("kernel", "lora_a", "lora_b"))
+            if name.endswith(("kernel", "kernel_int8", "kernel_nf4", "lora_a", "lora_b"))
             or (name == "embed/embedding" and spec.tied)
         )
-
-    def size(params: Params) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(params))
 
     first = min(map(parts.depth_of, tree.flatten(live)))
     names = frozenset(name for name in tree.flatten(frozen) if 0 < parts.depth_of(name) < first)
@@ -302,8 +300,8 @@ def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[st
         head_dim=spec.head_dim,
     )
     return {
-        "parameters": size(live) + size(frozen),
-        "trained": size(live),
+        "parameters": total(live) + total(frozen),
+        "trained": total(live),
         "flops_per_token": per_token,
         "flops_formula": flops.FORMULA,
         "peak_flops": flops.peak_flops(jax.devices()[0].device_kind),

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxlm.core import tree
 from jaxlm.core.parts import TYPES, type_of, whole
 from jaxlm.core.tree import Mask, Params
 from jaxlm.core.words import count, size
+from jaxlm.models.quantize import numbers, total
 
 FILE = "trainable.json"
 Receipt = dict[str, Any]
@@ -27,9 +26,9 @@ def receipt(matched: dict[str, list[str]], params: Params, mask: Mask, opt_state
     types: dict[str, dict[str, int]] = {}
     for name, leaf in leaves.items():
         row = types.setdefault(type_of(name), {"parameters": 0, "trained": 0})
-        row["parameters"] += leaf.size
-        row["trained"] += leaf.size * (name in mask)
-    numbers, trained = _numbers(params), _numbers(live)
+        row["parameters"] += numbers(name, leaf)
+        row["trained"] += numbers(name, leaf) * (name in mask)
+    every, trained = total(params), total(live)
     return {
         "patterns": {
             pattern: {
@@ -39,9 +38,9 @@ def receipt(matched: dict[str, list[str]], params: Params, mask: Mask, opt_state
             for pattern, names in matched.items()
         },
         "types": {kind: types[kind] for kind in [*TYPES, "other"] if kind in types},
-        "parameters": numbers,
+        "parameters": every,
         "trained": trained,
-        "share": trained / numbers,
+        "share": trained / every,
         "bytes": {
             "weights": tree.nbytes(params),
             "gradients": tree.nbytes(live),
@@ -73,7 +72,3 @@ def lines(found: Receipt) -> list[str]:
 def write(found: Receipt, folder: Path) -> None:
     """Into the run's folder."""
     (folder / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-def _numbers(params: Params) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

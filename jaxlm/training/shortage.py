@@ -40,6 +40,7 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
         optimizer=config.optimizer.type,
         state_dtype=config.optimizer.state_dtype,
         param_dtype=config.param_dtype,
+        frozen_dtype=config.frozen_dtype,
         lora_rank=config.lora.rank,
         pretrained=bool(config.init),
     )

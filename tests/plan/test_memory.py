@@ -25,6 +25,7 @@ CHOICES = {
     "optimizer": "adamw",
     "state_dtype": "float32",
     "param_dtype": "float32",
+    "frozen_dtype": "auto",
     "lora_rank": 0,
     "pretrained": True,
 }
