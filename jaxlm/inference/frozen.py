@@ -42,7 +42,7 @@ class Store:
             )
         kernels = {n: x for n, x in self._base.items() if re.search(quantize.KERNELS, n)}
         self._kinds = {n: kind for n in kernels if n not in live and kind in quantize.KINDS}
-        if self._kinds and any(f"/{LOWER}/" in n for n in left):
+        if kind in quantize.KINDS and any(f"/{LOWER}/" in n for n in left):
             what = f"{kind} is of whole kernels, and last_layers trains some layers of theirs"
             raise ConfigError("frozen_dtype", f"{what}; use bfloat16")
         if kind in quantize.KINDS and not self._kinds:
@@ -68,7 +68,8 @@ class Store:
         if name not in self._kinds:
             return self._slice(name, x)
         if name not in self._made:
-            self._made[name] = jax.jit(partial(self._slice, name))
+            inputs = quantize.slices(name)[1]
+            self._made[name] = jax.jit(partial(self._slice, name, inputs=inputs))
         return self._made[name](x)
 
     def leaf(self, name: str, x: Array) -> dict[str, Array]:
@@ -85,12 +86,12 @@ class Store:
             made |= self.leaf(name, leaves.pop(name))
         return tree.unflatten(made)
 
-    def _slice(self, name: str, x: Any) -> dict[str, Any]:
+    def _slice(self, name: str, x: Any, inputs: int = 0) -> dict[str, Any]:
         if name not in self._kinds:
             partly = name in self._partly
             kind = jnp.dtype(self._param_dtype if partly else self._frozen_dtype)
             return {name: x.astype(kind, copy=False)}
-        kind, (_, inputs) = self._kinds[name], quantize.slices(name)
+        kind = self._kinds[name]
         if name in self._begun:
             made = lora.compensated(x, kind, inputs, self._lora.rank, _scale(self._lora))
         else:
@@ -98,10 +99,8 @@ class Store:
         return {name.removesuffix("kernel") + part: leaf for part, leaf in made.items()}
 
     def _leaf(self, name: str, x: Array) -> dict[str, Array]:
-        made = partial(self._slice, name)
-        for _ in range(quantize.slices(name)[0] if name in self._kinds else 0):
-            made = partial(jax.lax.map, made)
-        return made(x)
+        one = partial(self._slice, name)
+        return quantize.over_slices(name, one, x) if name in self._kinds else one(x)
 
 
 def typed(config: RunConfig, params: Params, live: Mask) -> Params:

@@ -57,7 +57,8 @@ def reserve(base: Params, slots: Slots, layout: Layout) -> tuple[Params, Held]:
     if slots.rank < 1 or slots.n < 1:
         raise ConfigError("Slots", f"rank={slots.rank}, n={slots.n}: both are at least 1")
     targets = [slots.targets] if isinstance(slots.targets, str) else slots.targets
-    kernels = lora.select(base, targets, "Slots.targets")
+    leaves = tree.flatten(base)
+    kernels = {name: leaves[name] for name in lora.select(base, targets, "Slots.targets")}
     every = _shapes(kernels, slots.rank * slots.n, layout)
     one = _shapes(kernels, slots.rank, layout)
 
@@ -75,7 +76,7 @@ def reserve(base: Params, slots: Slots, layout: Layout) -> tuple[Params, Held]:
         for name, kernel in kernels.items()
     }
     held = Held(slots, {}, scales, one, insert)
-    params = tree.unflatten(tree.flatten(base) | jax.device_put(zeros, shardings))
+    params = tree.unflatten(leaves | jax.device_put(zeros, shardings))
     return choose(params, held, None, 1, layout), held
 
 

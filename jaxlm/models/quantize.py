@@ -33,7 +33,7 @@ KERNELS = r"blocks/((attn|cross)/[qkvo]|(mlp|experts)/(gate|up|down))/kernel$"
 """What is quantized. A router is small, and decides much."""
 BLOCK = 64
 """Most numbers along the last input axis that share a scale of nf4."""
-LEAST = 8
+LEAST = 4
 NF4 = (
     -1.0,
     -0.6961928009986877,
@@ -207,6 +207,15 @@ def slices(name: str) -> tuple[int, int]:
     axes = (logical_axes(whole(name), AXES) or ())[1:]
     experts = axes[:1] == ("experts",)
     return 1 + experts, INPUTS[axes[experts:]]
+
+
+def over_slices(name: str, one: Callable[..., Any], kernel: Array) -> Any:
+    """`one`(slice, inputs=its input axes) of every slice of a kernel, one after the other."""
+    first, inputs = slices(name)
+    made = partial(one, inputs=inputs)
+    for _ in range(first):
+        made = partial(jax.lax.map, made)
+    return made(kernel)
 
 
 def check(name: str, kernel: Any, kind: str, layout: Layout) -> None:

@@ -130,7 +130,14 @@ EXAMPLES = (
 """Those of a run on examples."""
 ASKED = ("samples.count=1", "samples.tokens=2", "samples.match=json")
 """Those of a run with prompts."""
-TUNED = ("objective.kl_to_base=0.1", "evaluate.max_forgetting=1e6", "lora.rank=2", "steps=2")
+TUNED = (
+    "objective.kl_to_base=0.1",
+    "evaluate.max_forgetting=1e6",
+    "frozen_dtype=nf4",
+    "lora.rank=2",
+    "lora.init=loftq",
+    "steps=2",
+)
 """Those of a run with a base."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
 """What excludes others of them; two more runs below set it."""

@@ -1,5 +1,6 @@
 """What a run keeps: saved and restored on another mesh, and what one run starts from of another."""
 
+import hubs
 import jax
 import jax.numpy as jnp
 import networks
@@ -11,7 +12,8 @@ from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError, ConfigError, DataError
-from jaxlm.inference.run import load_params, open_run, shapes, trained
+from jaxlm.inference.imported import import_folder
+from jaxlm.inference.run import base_params, load_params, open_run, shapes, trained
 from jaxlm.models import depth
 from jaxlm.models.axes import AXES
 from jaxlm.text import train
@@ -226,3 +228,81 @@ def test_the_architecture_comes_from_the_base_and_speed_from_the_run(begin):
             begin("other", init=base.folder, model={key: value})
     with pytest.raises(DataError, match="^elsewhere: no such file"):
         begin("third", init=base.folder, tokenizer={"path": "elsewhere"})
+
+
+QUANTIZED = [("int8", "default"), ("nf4", "default"), ("nf4", "loftq")]
+
+
+@pytest.mark.parametrize(("kind", "init"), QUANTIZED)
+def test_a_quantized_base_is_named_by_its_source_and_made_again_to_the_bit(begin, kind, init):
+    base = begin("base")
+    saved(base)
+    lora = {"rank": 2, "targets": ["mlp"], "init": init, "save": ["final_norm"]}
+    config = begin("child", init=base.folder, lora=lora, frozen_dtype=kind)
+    made, spec, state = saved(config)
+    want, found = shapes(config, spec, made.layout), tree.flatten(state.params)
+    assert {n: (x.shape, x.dtype) for n, x in tree.flatten(want).items()} == {
+        n: (x.shape, x.dtype) for n, x in found.items()
+    }
+    assert f"decoder/blocks/attn/q/kernel_{kind}" in found
+    assert found["embed/embedding"].dtype == jnp.bfloat16
+    assert found["decoder/final_norm/scale"].dtype == jnp.float32
+    parts = {name.split("/")[-1] for name in written(config)}
+    begun = {"lora_a0", "lora_b0"} if init == "loftq" else set()
+    assert parts == {"lora_a", "lora_b", "scale", *begun}
+    again, _ = keeper(config)
+    networks.assert_same(again.restore(spec, print)[0].params, state.params)
+    networks.assert_same(load_params(open_run(config.folder), made.layout)[1], state.params)
+    whole = begin("whole", init=base.folder, trainable=["final_norm"])
+    assert saved(whole)[0].base == made.base
+
+
+def test_a_folder_and_its_import_are_quantized_to_the_same_bits(begin, tmp_path):
+    folder = str(hubs.write(tmp_path / "folder", "mixtral"))
+    import_folder(folder, f"{tmp_path}/import", dtype=None, warn=print)
+    lora = {"rank": 2, "targets": ["attention"]}
+    made = {}
+    for name in ("folder", "import"):
+        for kind in ("auto", "nf4"):
+            keys = {"init": f"{tmp_path}/{name}", "lora": lora, "frozen_dtype": kind}
+            config = RunConfig.model_validate({"steps": 1, "data": {"train": "x"}, **keys})
+            made[name, kind] = base_params(inherit(config), networks.layout(), None, print)
+    networks.assert_same(made["folder", "nf4"][0], made["import", "nf4"][0])
+    assert made["folder", "nf4"][1] == made["folder", "auto"][1]
+    whole, small = (tree.nbytes(made["folder", kind][0]) for kind in ("auto", "nf4"))
+    assert small < 0.5 * whole
+
+
+def test_what_is_frozen_has_its_type_and_what_trains_another(begin):
+    base = begin("base", model={**MODEL, "layers": 3})
+    saved(base)
+    config = begin("child", init=base.folder, trainable=["last_layers: 1"], frozen_dtype="bfloat16")
+    made, _, state = saved(config)
+    for name, leaf in tree.flatten(state.params).items():
+        assert leaf.dtype == (jnp.float32 if name in made.mask else jnp.bfloat16), name
+    loaded = load_params(open_run(config.folder), made.layout)[1]
+    networks.assert_same(loaded, depth.joined(state.params, made.layout))
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({}, r"^frozen_dtype: nothing is frozen"),
+        ({"trainable": ["kernel"]}, r"^frozen_dtype: nf4 is of kernels, and all train"),
+        ({"trainable": ["last_layers: 1"]}, r"^frozen_dtype: nf4 is of whole kernels"),
+        ({"lora": {"rank": 1, "init": "pissa"}}, r"^lora.init: pissa is of whole kernels"),
+        ({"lora": {"rank": 99, "init": "loftq"}}, r"^lora.rank: 99 is more than"),
+        (
+            {"lora": {"rank": 1, "init": "loftq"}, "frozen_dtype": "auto"},
+            r"^lora.init: loftq is of",
+        ),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused(begin, keys, says):
+    base = begin("base", model={**MODEL, "layers": 2})
+    saved(base)
+    config = begin("child", init=base.folder, **{"frozen_dtype": "nf4", **keys})
+    with pytest.raises(ConfigError, match=says):
+        keeper(config)
+    with pytest.raises(ValueError, match="frozen_dtype=nf4 is how what is frozen of init"):
+        begin("none", frozen_dtype="nf4")

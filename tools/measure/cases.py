@@ -67,6 +67,8 @@ LLAMA_42M = _llama(8, 512, 8, 1408, 32000)
 LLAMA_10M = _llama(4, 256, 4, 704, 16384)
 LLAMA_TINY = _llama(2, 64, 2, 128, 512)
 LLAMA_1B = _llama(16, 2048, 32, 8192, 128256, kv_heads=8, head_dim=64)
+LLAMA_31M = _llama(8, 512, 4, 1792, 4096, kv_heads=1, tied=False)
+"""LLAMA_8B in small."""
 LLAMA_8B = _llama(32, 4096, 32, 14336, 128256, kv_heads=8, tied=False)
 GPT2_124M = {
     **_llama(12, 768, 12, 3072, 50304),
@@ -178,6 +180,27 @@ CASES: dict[str, Case] = {
             Target("programs_compiled", 0, False),
         ),
         function="adapter_swap",
+    ),
+    "loading-nf4": FigureCase(
+        "anonymous memory while a folder of 1 GB becomes a base in nf4, over that base's bytes",
+        "cpu",
+        {"model": _llama(12, 1536, 12, 6144, 32001, tied=False), "frozen_dtype": "nf4"},
+        targets=(Target("ratio", 1.4, False),),
+        function="quantized_loading",
+    ),
+    "lora-memory": FigureCase(
+        "memory of a LoRA step of Llama 3 8B against full fine-tuning at 16 bytes a parameter",
+        "any",
+        {
+            **_shape(LLAMA_8B, 1, 512, "bfloat16", lora_rank=16),
+            "small": {"model": LLAMA_31M, "lora_rank": 2},
+        },
+        targets=tuple(
+            Target(f"percent_less_{kind}{size}", bound, True)
+            for size in ("", "_small")
+            for kind, bound in (("bfloat16", 85), ("nf4", 93))
+        ),
+        function="lora_memory",
     ),
     "attention": FigureCase(
         "attention forward and backward by backend",

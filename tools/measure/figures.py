@@ -26,7 +26,8 @@ from jaxlm.objectives.xent import cross_entropy
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
 from measure.jax_side import OPTIMIZER
-from measure.loading import loading
+from measure.loading import loading, quantized_loading
+from measure.lora_memory import lora_memory
 from measure.pipe import Answer, serve
 from measure.products import products
 from measure.quickstart import quickstart
@@ -219,6 +220,8 @@ FUNCTIONS = {
     "adapter_swap": adapter_swap,
     "attention": attention,
     "loading": loading,
+    "quantized_loading": quantized_loading,
+    "lora_memory": lora_memory,
     "products": products,
     "quickstart": quickstart,
 }

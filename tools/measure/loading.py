@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm import families
+from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.families import names
 from jaxlm.hub.load import load_params, open_folder
 from jaxlm.hub.shards import Lazy, write_tensors
+from jaxlm.inference.run import base_params
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
+from jaxlm.training.state import inherit
 from measure.pipe import Answer
 
 STATUS = Path("/proc/self/status")
 """Of Linux alone."""
+
+
+def quantized_loading(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
+    """Peak anonymous memory over the bytes of the base as a run with `frozen_dtype` holds it."""
+    with tempfile.TemporaryDirectory() as folder:
+        nbytes = write(Path(folder), shape["model"], "bfloat16", 1)
+        each = [_child(folder, shape["frozen_dtype"]) for _ in range(rounds)]
+    ratios = [one["anonymous"] / one["held"] for one in each]
+    return {
+        "ratio": max(ratios),
+        "ratio_to_the_file": max(one["anonymous"] for one in each) / nbytes,
+        "seconds": float(np.median([one["seconds"] for one in each])),
+        "megabytes": each[0]["held"] / 1e6,
+        "per_round": {"ratio": ratios},
+    }
 
 
 def loading(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
@@ -62,17 +81,24 @@ def write(folder: Path, model: dict[str, Any], kind: str, files: int) -> int:
     return tree.nbytes(want)
 
 
-def _child(folder: str) -> Answer:
-    command = [sys.executable, "-m", "measure.loading", folder]
+def _child(*words: str) -> Answer:
+    command = [sys.executable, "-m", "measure.loading", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def main(folder: str) -> None:
-    """Load the folder and print the seconds, and the bytes beyond what the process had before."""
+def main(folder: str, frozen_dtype: str | None = None) -> None:
+    """Load the folder, as it is or as a run's frozen base, and print the seconds, the bytes of the
+    parameters, and those beyond what the process had before.
+    """
     layout = Layout(make_mesh({}, jax.devices()[:1]))
     jax.block_until_ready(jnp.zeros(8) + 1)  # what jax itself takes is there before
-    opened, before, seen = open_folder(folder), _anonymous(), [0]
+    load = partial(load_params, open_folder(folder), layout)
+    if frozen_dtype:
+        keys = {"steps": 1, "data": {"train": "none"}, "init": folder, "trainable": ["norms"]}
+        config = RunConfig.model_validate({**keys, "frozen_dtype": frozen_dtype})
+        load = lambda: base_params(inherit(config), layout, None, print)[0]  # noqa: E731
+    before, seen = _anonymous(), [0]
     done = threading.Event()
 
     def watch() -> None:
@@ -82,13 +108,14 @@ def main(folder: str) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    params = load_params(opened, layout)
+    params = load()
     jax.block_until_ready(params)
     seconds = time.perf_counter() - start
     done.set()
     watcher.join()
     peak = max(*seen, _anonymous())
-    print(json.dumps({"seconds": seconds, "anonymous": peak - before}))
+    held = tree.nbytes(params)
+    print(json.dumps({"seconds": seconds, "anonymous": peak - before, "held": held}))
 
 
 def _anonymous() -> int:
@@ -98,4 +125,4 @@ def _anonymous() -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
