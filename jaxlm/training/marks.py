@@ -129,9 +129,12 @@ def _of_parsed(parse: Parse, value: Callable[[Any], Any]) -> Right:
 
 def _json_value(parsed: Any, field: str) -> Any:
     for name in filter(None, field.split(".")):
-        if not isinstance(parsed, list | dict):
+        if isinstance(parsed, list):
+            parsed = parsed[int(name)]
+        elif isinstance(parsed, dict):
+            parsed = parsed[name]
+        else:
             raise LookupError(name)
-        parsed = parsed[int(name) if isinstance(parsed, list) else name]
     return parsed
 
 
