@@ -237,7 +237,7 @@ def _stored(
     made: dict[str, np.ndarray] = {}
     for at in itertools.product(*map(range, want.shape[:depth])):
         if piece := slices.get(at):
-            _fill(one, piece, tensors[files[piece.name]], tuple(map(slice, one.shape)))
+            _fill(one, piece, tensors[files[piece.name]], tuple(slice(0, n) for n in one.shape))
         else:  # layers that have no such norm
             one[...] = 0 if name.endswith("bias") else 1
         for leaf, part in store(name, at, one).items():
