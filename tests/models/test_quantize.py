@@ -109,11 +109,12 @@ def test_adapters_train_and_the_quantized_base_is_bit_for_bit_what_it_was(base, 
     assert float(found) == pytest.approx(float(applied), rel=2e-3)  # merged, it is bfloat16
 
 
-@pytest.mark.parametrize("shape", [SPEC, MIXTRAL])
+@pytest.mark.parametrize("shape", [networks.spec(embed=64, layers=3), MIXTRAL])
 def test_nothing_of_a_quantized_kernel_is_kept_for_the_backward_pass(shape):
+    shape = shape.model_copy(update={"remat": "none"})  # nor where all that is computed is kept
     params = networks.params(shape)
     kernels = {x.size for n, x in tree.flatten(params).items() if re.search(quantize.KERNELS, n)}
-    start = adapted(quantized(params, "nf4"), dora=True)
+    start = adapted(quantized(params, "nf4"), targets=["attn/[qo]"], dora=True)
     live, frozen = tree.partition(start, tree.select(start, [lora.TRAINED]))
     batch = networks.batch(3, 7)
     loss = lambda live: networks.loss(shape)(tree.combine(live, frozen), batch)  # noqa: E731
