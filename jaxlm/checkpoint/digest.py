@@ -53,10 +53,13 @@ class Slices:
         self._rows = {name: np.zeros(2, np.uint32) for name in shapes}
 
     def add(self, name: str, at: Sequence[int], x: Any) -> None:
-        """Count `array[at]`, which is x."""
+        """Count `array[at]`, which is x, of one axis at least."""
         whole = self._shapes[name]
-        row = _slice_row(x, np.asarray(at, np.uint32), tuple(whole.shape), whole.dtype.name)
-        self._rows[name] += np.asarray(row)[:2]
+        step = max(1, _BLOCK // max(1, math.prod(x.shape[1:])))
+        for start in range(0, x.shape[0], step):  # a device copies what it is given
+            part, first = x[start : start + step], np.array([*at, start], np.uint32)
+            row = _slice_row(part, first, tuple(whole.shape), whole.dtype.name)
+            self._rows[name] += np.asarray(row)[:2]
 
     def tensors(self) -> dict[str, Tensor]:
         """The digest of each array, all of whose slices were added."""

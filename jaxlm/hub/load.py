@@ -234,10 +234,11 @@ def _stored(
     stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
     kind = functools.reduce(jnp.promote_types, stored)
     one = _aligned(want.shape[depth:], kind if kind != np.float64 else np.dtype(np.float32))
+    every = tuple(slice(0, size) for size in one.shape)
     made: dict[str, np.ndarray] = {}
     for at in itertools.product(*map(range, want.shape[:depth])):
         if piece := slices.get(at):
-            _fill(one, piece, tensors[files[piece.name]], tuple(slice(0, n) for n in one.shape))
+            _fill(one, piece, tensors[files[piece.name]], every)
         else:  # layers that have no such norm
             one[...] = 0 if name.endswith("bias") else 1
         for leaf, part in store(name, at, one).items():

@@ -185,7 +185,7 @@ CASES: dict[str, Case] = {
         "anonymous memory while a folder of 1 GB becomes a base in nf4, over that base's bytes",
         "cpu",
         {"model": _llama(12, 1536, 12, 6144, 32001, tied=False), "frozen_dtype": "nf4"},
-        targets=(Target("ratio", 1.4, False),),
+        targets=(Target("ratio", 1.5, False),),
         function="quantized_loading",
     ),
     "lora-memory": FigureCase(

@@ -105,7 +105,7 @@ def main(folder: str, frozen_dtype: str | None = None) -> None:
         while not done.wait(0.002):
             seen.append(_anonymous())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     start = time.perf_counter()
     params = load()
