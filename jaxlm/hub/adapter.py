@@ -28,8 +28,9 @@ from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 
 CONFIG, STEM = "adapter_config.json", "adapter_model"
-BASE = "jaxlm.base"
-"""Of the file's metadata: the digest of the model that the adapter was trained on."""
+BASE, QUANTIZED = "jaxlm.base", "jaxlm.quantized"
+"""Of the file's metadata: the digest of the model that the adapter was trained on, and the type of
+its kernels where they were quantized meanwhile."""
 PREFIX = "base_model.model."
 ENDS = {"a": ".lora_A.weight", "b": ".lora_B.weight", "m": ".lora_magnitude_vector"}
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
@@ -54,7 +55,7 @@ def read_adapter(
     does not have.
     """
     where, config = str(path), read_config(Path(path))
-    tensors, base = read_tensors(path)
+    tensors, told = read_tensors(path)
     leaves = tree.flatten(params)
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     pieces = names.expand(family.table(spec), shapes, spec.vocab)
@@ -82,7 +83,7 @@ def read_adapter(
     used |= _check_copies(where, tensors, files, family.copied(spec, shapes), of_base, tied)
     if left := sorted(set(files) - used):
         raise CheckpointError(where, f"{files[left[0]]} adapts nothing that the base has")
-    return made, base
+    return made, told.get(BASE)
 
 
 def put_adapter(params: Params, leaves: dict[str, np.ndarray], layout: Layout) -> Params:
@@ -91,8 +92,8 @@ def put_adapter(params: Params, leaves: dict[str, np.ndarray], layout: Layout) -
     return tree.unflatten(tree.flatten(params) | jax.device_put(leaves, shardings))
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """(the tensors of an adapter, the digest of its base, if it was made here).
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(the tensors of an adapter, what its file says of its base: BASE and QUANTIZED).
 
     Raises CheckpointError for one of A or B that is no matrix of floats.
     """
@@ -104,7 +105,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], str | None]:
             raise CheckpointError(str(path), what)
         if not jnp.issubdtype(stored.dtype, jnp.floating):
             raise CheckpointError(str(path), f"{name} holds {stored.dtype}, no type of weights")
-    return dict(opened), opened.metadata.get(BASE)  # all are views of one map
+    return dict(opened), opened.metadata  # all are views of one map
 
 
 def read_config(path: Path) -> dict[str, Any]:

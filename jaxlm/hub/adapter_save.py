@@ -21,6 +21,7 @@ from jaxlm.hub.adapter import (
     CONFIG,
     ENDS,
     PREFIX,
+    QUANTIZED,
     STEM,
     column_norms,
     low_rank,
@@ -42,13 +43,15 @@ def save_adapter(
     *,
     saved: Iterable[str] = (),
     base: str = "",
+    quantized: str = "",
     name: str | None = None,
 ) -> None:
     """Write the adapters in `params` into the new folder `out`, with the names of `family`.
 
-    saved: names of leaves that were trained whole. base: the digest of what was adapted; name: how
-    PEFT finds it. Raises ConfigError when `out` exists, CheckpointError for a leaf that PEFT cannot
-    hold apart, StorageError when the disk is full.
+    saved: names of leaves that were trained whole. base: the digest of what was adapted; quantized:
+    the type of its kernels, if they were; name: how PEFT finds it. Raises ConfigError when `out`
+    exists, CheckpointError for a leaf that PEFT cannot hold apart, StorageError when the disk is
+    full.
     """
     leaves = tree.flatten(params)
     shapes = {name: tuple(x.shape) for name, x in leaves.items() if "/lora_" not in name}
@@ -83,7 +86,8 @@ def save_adapter(
     tensors = {name: Lazy(x.shape, x.dtype, lambda x=x: x) for name, x in made.items()}
     with whole(out) as folder:
         (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        size, told = sum(x.nbytes for x in made.values()), {BASE: base} if base else {}
+        size = sum(x.nbytes for x in made.values())
+        told = {key: text for key, text in ((BASE, base), (QUANTIZED, quantized)) if text}
         write_tensors(folder, tensors, max_shard_bytes=size + 1, metadata=told, stem=STEM)
 
 

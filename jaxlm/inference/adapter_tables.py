@@ -12,7 +12,7 @@ import numpy as np
 from jaxlm.core import tree, words
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.hub.adapter import ENDS, read_config, read_tensors, scale_of, split_names
+from jaxlm.hub.adapter import BASE, ENDS, read_config, read_tensors, scale_of, split_names
 from jaxlm.inference import adapters
 from jaxlm.inference.run import read as read_model
 from jaxlm.models import lora
@@ -55,11 +55,11 @@ class Adapter(NamedTuple):
 def read(path: str, base: str | None = None, *, force: bool = False) -> Adapter:
     """Raises CheckpointError for what is no adapter, and as `adapters.read` does with a base."""
     config = read_config(Path(path))
-    tensors, digest = read_tensors(path)
+    tensors, told = read_tensors(path)
     modules, saved = _of_base(path, base, force) if base else _of_file(path, tensors, config)
     name = config.get("base_model_name_or_path") or "a base that it does not name"
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    return Adapter(modules, saved, str(name), digest, nbytes)
+    return Adapter(modules, saved, str(name), told.get(BASE), nbytes)
 
 
 def _of_file(

@@ -36,7 +36,7 @@ from jaxlm.inference.run import (
     trained,
     unquantized,
 )
-from jaxlm.models import lora
+from jaxlm.models import lora, quantize
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 
@@ -116,6 +116,7 @@ def export_adapter(source: str, out: str) -> Family:
     if not is_lora_run(source):
         what = "trains no adapter beside a base; write it whole with jaxlm convert export"
         raise ConfigError(source, what)
+    kind = open_run(source).config.frozen_dtype
     run, layout = unquantized(open_run(source)), Layout(make_mesh({}, jax.devices()[:1]))
     config, init = run.config, run.config.init or ""
     if rows_before(config):
@@ -132,6 +133,7 @@ def export_adapter(source: str, out: str) -> Family:
         family,
         saved=saved,
         base=base_digest(base, run.spec),
+        quantized=kind if kind in quantize.KINDS else "",
         name=init.removeprefix("hf://").partition("@")[0] if is_remote(init) else init,
     )
     return family

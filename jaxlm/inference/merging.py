@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.hub.adapter import QUANTIZED, read_tensors
 from jaxlm.hub.save import check_dtype, check_new, save
 from jaxlm.inference import verify
 from jaxlm.inference.export import card
 from jaxlm.inference.model import Model
-from jaxlm.inference.run import compute_dtype, read
+from jaxlm.inference.run import compute_dtype, read, to_stderr
 from jaxlm.models import lora
 
 LOST = 0.5
@@ -45,6 +46,9 @@ def merge(
     def model(params: Any) -> Model:
         return Model(params, opened.spec, opened.tokenizer, layout, kind, opened.config)
 
+    if kept := read_tensors(adapter)[1].get(QUANTIZED):
+        what = f"was trained beside kernels in {kept}, and is measured beside whole ones"
+        to_stderr(f"{adapter} {what}; jaxlm convert export RUN --merge writes what was trained")
     plain = model(opened.params)
     applied = plain.with_adapter(adapter, force=force)
     params = applied.params

@@ -93,9 +93,17 @@ def test_a_difference_is_a_share_of_the_product(folder, tmp_path):
 
 
 def test_a_merged_folder_gives_the_scores_of_base_and_adapter(folder, tmp_path, capsys):
-    words = ("adapter", "merge", folder / "base", folder / "dora", tmp_path / "out")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        (folder / "dora" / "adapter_config.json").read_text()
+    )
+    file = "adapter_model.safetensors"
+    save_file(load_file(folder / "dora" / file), adapter / file, {"jaxlm.quantized": "nf4"})
+    words = ("adapter", "merge", folder / "base", adapter, tmp_path / "out")
     code, out, err = run(capsys, *words)
     assert code == errors.DONE and "lost of that" in out, err
+    assert "was trained beside kernels in nf4" in err
     rows = [[1, 2, 3, 4, 5]]
     beside = jaxlm.load(folder / "base").with_adapter(folder / "dora").logits(rows)
     networks.assert_close({"x": jaxlm.load(tmp_path / "out").logits(rows)}, {"x": beside})

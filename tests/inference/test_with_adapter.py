@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import jaxlm
 from jaxlm.core import errors, tree
 from jaxlm.core.errors import CheckpointError
+from jaxlm.hub.adapter import BASE, QUANTIZED, read_tensors
 from jaxlm.models import lora
 
 
@@ -97,13 +98,22 @@ def test_a_tensor_that_has_no_place_is_named(base, tmp_path, old, new, line):
 
 def test_a_run_is_exported_as_its_adapter_which_generates_with_the_base(base, tmp_path):
     own = [w for w in processes.words(tmp_path) if not w.startswith(("model.", "token"))]
-    words = [*own, f"init={base}", "lora.rank=2", "lora.save=[final_norm]", "steps=1"]
-    for given in (words, ("convert", "export", f"{tmp_path}/run", f"{tmp_path}/out")):
+    words = [
+        *own,
+        f"init={base}",
+        "lora.rank=2",
+        "lora.save=[final_norm]",
+        "steps=1",
+        "frozen_dtype=int8",
+    ]
+    for given in (words, ("adapter", "export", f"{tmp_path}/run", f"{tmp_path}/out")):
         code, out, err = processes.run(*given)
         assert code == errors.DONE, err
     assert "adapter, llama" in out
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["modules_to_save"] == ["norm"]
+    told = read_tensors(tmp_path / "out")[1]
+    assert told[BASE] and told[QUANTIZED] == "int8"
     generate = ("generate", str(base), "--adapter", f"{tmp_path}/out", "--prompt", "def ")
     code, out, err = processes.run(*generate, "--max-tokens", "4")
     assert code == errors.DONE and out.startswith("def "), err
