@@ -114,7 +114,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(where.read_bytes())
     except OSError as error:
-        raise CheckpointError(str(where), f"cannot be read: {error.strerror}") from None
+        what = f"cannot be read: {error.strerror}; name the folder of an adapter"
+        raise CheckpointError(str(where), what) from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(str(where), f"not JSON: {error}; download it again") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -128,14 +129,17 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(str(where), "bias is not none; biases are not read")
     if odd := [key for key in EMPTY if config.get(key)]:
         raise CheckpointError(str(where), f"{odd[0]} is not supported")
-    alphas = config.get("alpha_pattern") or {}
-    for alpha in (config.get("lora_alpha", 8), *alphas.values()):
+    alphas = [config.get("lora_alpha", 8)]
+    for key in ("rank_pattern", "alpha_pattern"):
+        its = config.get(key) or {}
+        if not isinstance(its, dict):
+            raise CheckpointError(str(where), f"{key} is no object of names and numbers")
+        if odd := [name for name in its if not re.fullmatch(r"[\w.]+", _literal(name))]:
+            raise CheckpointError(str(where), f"{key}: {odd[0]!r} is no name of a module")
+        alphas += its.values() if key == "alpha_pattern" else ()
+    for alpha in alphas:
         if not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise CheckpointError(str(where), f"lora_alpha: {alpha!r} is no number")
-    for key in ("rank_pattern", "alpha_pattern"):
-        for name in config.get(key) or {}:
-            if not re.fullmatch(r"[\w.]+", _literal(name)):
-                raise CheckpointError(str(where), f"{key}: {name!r} is no name of a module")
     return config
 
 

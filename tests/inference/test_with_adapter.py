@@ -67,6 +67,8 @@ def moved(name, leaf):
         ({"bias": "all"}, "bias is not none"),
         ({"trainable_token_indices": [1]}, "is not supported"),
         ({"alpha_pattern": {"(a+)+": 1}}, "is no name of a module"),
+        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha: None is no number"),
+        ({"rank_pattern": [1]}, "rank_pattern is no object"),
     ],
 )
 def test_what_is_no_plain_adapter_is_one_line(base, tmp_path, change, line):
