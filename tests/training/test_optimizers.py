@@ -53,6 +53,19 @@ def test_every_optimizer_learns(name):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_adamw_is_exact_where_a_moment_is_young():
+    """Loshchilov & Hutter 2019 in float64: 1 - 0.999^t has few digits in float32."""
+    slopes = np.random.default_rng(0).normal(size=(8, 50))
+    params, first, second = {"kernel": jnp.zeros(50)}, 0.0, 0.0
+    tx = build("adamw", params, b2=0.999).tx
+    state, update = tx.init(params), jax.jit(tx.update)
+    for t, slope in enumerate(slopes, 1):
+        moved, state = update({"kernel": jnp.asarray(slope, jnp.float32)}, state, params)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        right = first / (1 - 0.9**t) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+        np.testing.assert_allclose(np.median(moved["kernel"] / right), -1e-2, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_decay_is_the_rate_times_the_weight_and_spares_names(name, params):
     """Without a gradient nothing else moves a parameter."""
