@@ -110,7 +110,7 @@ if [[ $peers == yes ]]; then
   else
     say "Python 3.11: comparing with torch and transformers"
     .venv-test/3.11/bin/python -m pip install --quiet --disable-pip-version-check \
-      'torch==2.13.*' 'transformers>=5' 'peft>=0.18'
+      'torch==2.13.*' 'transformers>=5' 'peft>=0.18' 'trl>=1.16'
     pytest_in 3.11 peers "$@"
   fi
 fi
