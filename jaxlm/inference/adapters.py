@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ from jaxlm.inference.run import (
 from jaxlm.models import lora, quantize
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter, or a sum of some, in the host's memory."""
+
+    name: str
+    """Its folder; of a sum all, with their weights."""
+    leaves: dict[str, np.ndarray]
+    base: Params
+    """What it was read for."""
 
 
 def base_digest(params: Params, spec: ModelSpec) -> str:

@@ -21,6 +21,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.hub.adapter import put_adapter
 from jaxlm.inference import adapters, slots
+from jaxlm.inference.adapters import Adapter
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, read
 from jaxlm.inference.slots import Choice, Held, Slots
@@ -55,27 +56,35 @@ class Model:
         self._forward = make_forward(spec, layout, dtype)
 
     def with_adapter(
-        self, path: str | Path, *, name: str | None = None, force: bool = False
+        self, adapter: str | Path | Adapter, *, name: str | None = None, force: bool = False
     ) -> "Model":
-        """The model with the adapter in the folder `path`, as PEFT writes it.
+        """The model with the adapter in a folder, as PEFT writes it, or with one that was read.
 
-        The base is shared. In slots it lies beside those that are there, under `name`, which is
-        `path` by default: in the slot of that name, in a free one, or in the oldest adapter's, and
-        nothing is compiled again. Without slots it takes another's place, and nothing is compiled
-        again for one of the same shapes; adapters of a run that was loaded are part of the base.
-        Raises CheckpointError for an adapter that does not fit, or was trained on another base,
-        unless `force`.
+        The base is shared. In slots it lies beside those that are there, under `name`, by default
+        its path: in the slot of that name, in a free one, or in the oldest adapter's, and nothing
+        is compiled again. Without slots it takes another's place, and nothing is compiled again for
+        one of the same shapes; adapters of a run that was loaded are part of the base. Raises
+        CheckpointError for an adapter that does not fit, or was trained on another base, unless
+        `force`.
         """
-        return self.with_adapters({path: 1.0}, name=name or str(path), force=force)
+        read = isinstance(adapter, Adapter)
+        return self._with(adapter if read else self.read_adapter(adapter, force=force), name)
 
     def with_adapters(
-        self, weights: Mapping[Any, float], *, name: str = "sum", force: bool = False
+        self, weights: Mapping[Any, float], *, name: str | None = None, force: bool = False
     ) -> "Model":
         """The model with the sum of the adapters in folders, each by its weight, as one adapter.
 
         Its rank is the sum of theirs. As `with_adapter` otherwise; adapters of DoRA, and with more
         than an adapter beside each kernel, are no summands.
         """
+        return self._with(self._read(weights, force), name)
+
+    def read_adapter(self, path: str | Path, *, force: bool = False) -> Adapter:
+        """The adapter in a folder, in the host's memory: `with_adapter` then only transfers it."""
+        return self._read({path: 1.0}, force)
+
+    def _read(self, weights: Mapping[Any, float], force: bool) -> Adapter:
         if not weights:
             raise ConfigError("adapters", "are none; name a folder and its weight")
         given = {str(path): float(weight) for path, weight in weights.items()}
@@ -83,16 +92,24 @@ class Model:
         leaves = adapters.read(
             given, self._base, self.spec, family, digest=lambda: self._digest, force=force
         )
+        several = [f"{path}:{weight:g}" for path, weight in given.items()]
+        name = " + ".join(several) if len(several) > 1 else next(iter(given))
+        return Adapter(name, leaves, self._base)
+
+    def _with(self, adapter: Adapter, name: str | None) -> "Model":
+        if adapter.base is not self._base:
+            raise ConfigError(adapter.name, "was read for another model; read it for this one")
+        if name is not None and not self._held:
+            raise ConfigError("name", f"{name!r} is of a slot; load with adapters=Slots(...)")
         for part in ("_generator", "_hidden", "_logits"):
             getattr(self, part)  # made now and compiled when used: both have the same
         adapted = copy.copy(self)
         if self._held:
-            where = ", ".join(given)
             adapted.params, adapted._held = slots.put(
-                self.params, self._held, name, leaves, self._layout, where
+                self.params, self._held, name or adapter.name, adapter, self._layout
             )
         else:
-            adapted.params = put_adapter(self._base, leaves, self._layout)
+            adapted.params = put_adapter(self._base, adapter.leaves, self._layout)
         return adapted
 
     @property

@@ -16,10 +16,10 @@ from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
+from jaxlm.inference.adapters import Adapter
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 
-Leaves = dict[str, np.ndarray]
 Choice = str | Sequence[str | None] | None
 """An adapter's name for every row, or one for each of which None is the base alone; None: the
 adapter that was put in last."""
@@ -81,14 +81,15 @@ def reserve(base: Params, slots: Slots, layout: Layout) -> tuple[Params, Held]:
 
 
 def put(
-    params: Params, held: Held, name: str, leaves: Leaves, layout: Layout, where: str
+    params: Params, held: Held, name: str, adapter: Adapter, layout: Layout
 ) -> tuple[Params, Held]:
     """`params` with an adapter in the slot of its name, else in a free one, else in the oldest's.
 
-    Raises CheckpointError, at `where`, for one that does not fit: a larger rank, other targets, or
-    more than an adapter beside each kernel.
+    Raises CheckpointError for one that does not fit: a larger rank, other targets, or more than an
+    adapter beside each kernel.
     """
-    _check_fits(where, leaves, held)
+    _check_fits(adapter, held)
+    leaves = adapter.leaves
     places, n = dict(held.places), held.slots.n
     if name not in places and len(places) == n:
         places.pop(next(iter(places)))
@@ -161,8 +162,9 @@ def _widened(name: str, leaf: np.ndarray | None, shape: jax.ShapeDtypeStruct) ->
     return made
 
 
-def _check_fits(where: str, leaves: Leaves, held: Held) -> None:
-    for name, leaf in leaves.items():
+def _check_fits(adapter: Adapter, held: Held) -> None:
+    where = adapter.name
+    for name, leaf in adapter.leaves.items():
         beside, _, part = name.rpartition("lora_")
         if not beside:
             what = f"has a {name} of its own, which no slot holds; load the base without slots"

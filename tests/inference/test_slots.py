@@ -82,7 +82,7 @@ def test_a_swap_compiles_nothing_and_shares_the_base(folder, plain, slotted, cap
     first.logits(ROWS), first.generate(PROMPTS, max_tokens=2)
     entries = first._logits._cache_size(), first._generator._next._cache_size()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        second = first.with_adapter(folder / "chat", name="one")
+        second = first.with_adapter(first.read_adapter(folder / "chat"), name="one")
         swapped = second.logits(ROWS)
         second.generate(PROMPTS, max_tokens=2)
         assert not [line for line in caplog.messages if "ompiling" in line]
@@ -157,5 +157,9 @@ def test_a_choice_that_cannot_be_is_one_line(folder, plain, both):
     for slots in (jaxlm.Slots(0, "mlp"), jaxlm.Slots(2, "atn", 2), jaxlm.Slots(1, [], 1)):
         with pytest.raises(ConfigError, match=r"^Slots"):
             jaxlm.load(folder / "base", adapters=slots)
+    with pytest.raises(ConfigError, match="'sql' is of a slot"):
+        plain.with_adapter(folder / "sql", name="sql")
+    with pytest.raises(ConfigError, match="was read for another model"):
+        plain.with_adapter(both.read_adapter(folder / "sql"))
     with pytest.raises(ConfigError, match="is no number"):
         plain.with_adapters({folder / "sql": float("nan")})

@@ -171,7 +171,7 @@ CASES: dict[str, Case] = {
         function="loading",
     ),
     "adapter-swap": FigureCase(
-        "an adapter from its folder into a slot of a loaded model, over the transfer of its bytes",
+        "an adapter that was read into a slot of a loaded model, over the transfer of its bytes",
         "any",
         _shape(LLAMA_42M, 4, 64, "float32", rank=16, slots=4),
         steps=20,

@@ -13,7 +13,6 @@ import numpy as np
 from jaxlm import families
 from jaxlm.core import tree
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.hub.adapter import read_adapter
 from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.inference import adapters, slots
 from jaxlm.inference.model import Model
@@ -27,10 +26,10 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def adapter_swap(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
-    """Milliseconds from a folder on the disk to a model that has it, the fastest of a round.
+    """Milliseconds from the host's memory into a slot, the fastest of a round.
 
-    The adapter replaces another, which has been used. Its leaves alone are put on the device in
-    turn with that, `steps` times in a round. Programs are those that were compiled from the first
+    The adapter is read from its folder, replaces another, which has been used, and then its leaves
+    alone are put on the device, `steps` times in a round. Programs are those that were compiled from the first
     swap that is measured to the logits after the last.
     """
     compiled: list[str] = []
@@ -57,33 +56,30 @@ def adapter_swap(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
         tokens = np.zeros((shape["batch"], shape["length"]), np.int32)
         model = model.with_adapter(paths[0], name="one")
         jax.block_until_ready(model.logits(tokens))
-        before, swaps, transfers = compiled.count(COMPILED), [], []
+        before, taken = compiled.count(COMPILED), {"read": [], "swap": [], "transfer": []}
         for turn in range(rounds * steps):
-            path = paths[1 - turn % 2]
-            start = time.perf_counter()
-            model = model.with_adapter(path, name="one")
+            started = [time.perf_counter()]
+            adapter = model.read_adapter(paths[1 - turn % 2])
+            started.append(time.perf_counter())
+            model = model.with_adapter(adapter, name="one")
             jax.block_until_ready(model.params)
-            swaps.append(time.perf_counter() - start)
-            leaves, _ = read_adapter(path, base, spec, family)
-            start = time.perf_counter()
-            jax.block_until_ready(jax.device_put(leaves, layout.sharding(())))
-            transfers.append(time.perf_counter() - start)
+            started.append(time.perf_counter())
+            jax.block_until_ready(jax.device_put(adapter.leaves, layout.sharding(())))
+            started.append(time.perf_counter())
+            for each, seconds in zip(taken.values(), np.diff(started), strict=True):
+                each.append(1e3 * float(seconds))
         jax.block_until_ready(model.logits(tokens))
-    fastest = [
-        [1e3 * min(each[i : i + steps]) for i in range(0, rounds * steps, steps)]
-        for each in (swaps, transfers)
-    ]
-    swap, transfer = map(statistics.median, fastest)
+    turns = range(0, rounds * steps, steps)
+    fastest = {name: [min(each[i : i + steps]) for i in turns] for name, each in taken.items()}
+    read, swap, transfer = map(statistics.median, fastest.values())
     return {
+        "milliseconds_read": read,
         "milliseconds_swap": swap,
         "milliseconds_transfer": transfer,
         "milliseconds_beyond_transfer": swap - transfer,
         "programs_compiled": compiled.count(COMPILED) - before,
-        "megabytes_adapter": sum(leaf.nbytes for leaf in leaves.values()) / 1e6,
+        "megabytes_adapter": sum(leaf.nbytes for leaf in adapter.leaves.values()) / 1e6,
         "megabytes_base": tree.nbytes(base) / 1e6,
-        "per_round": {
-            "milliseconds_swap": fastest[0],
-            "milliseconds_transfer": fastest[1],
-            "milliseconds_median_swap": [1e3 * statistics.median(swaps)],
-        },
+        "per_round": {f"milliseconds_{name}": each for name, each in fastest.items()}
+        | {f"median_milliseconds_{name}": [statistics.median(x)] for name, x in taken.items()},
     }
