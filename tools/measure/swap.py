@@ -29,8 +29,8 @@ def adapter_swap(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
     """Milliseconds from the host's memory into a slot, the fastest of a round.
 
     The adapter is read from its folder, replaces another, which has been used, and then its leaves
-    alone are put on the device, `steps` times in a round. Programs are those that were compiled from the first
-    swap that is measured to the logits after the last.
+    alone are put on the device, `steps` times in a round. Programs are those that were compiled
+    from the first swap that is measured to the logits after the last.
     """
     compiled: list[str] = []
 
