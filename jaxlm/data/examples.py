@@ -15,6 +15,7 @@ from jaxlm.data.cache import Say, held_out
 from jaxlm.data.formats import Example, Format, detect
 from jaxlm.data.packing import Batch
 from jaxlm.data.records import READERS, is_saved, records
+from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
 from jaxlm.text import chat
 from jaxlm.text.tokenizer import Tokenizer
@@ -200,9 +201,10 @@ def read_examples(source: Source, audit: Audit | None = None) -> Iterator[Exampl
     """The examples of a source, as text; `audit` gets their format. Raises DataError."""
     path, audit = source.path, audit or Audit(source.path)
     found = [files.local(path)] if is_saved(path) else files.find(path, tuple(READERS))
+    read = signatures if path == files.STDLIB else records
     for file in found:
         format: Format | None = None
-        for where, record in records(file):
+        for where, record in read(file):
             if format is None or not set(format.needs) <= record.keys():
                 format = detect(record.keys(), where, source.field)
                 if format.name not in audit.format.split(" and "):

@@ -165,8 +165,8 @@ def adapted(config: RunConfig, layout: Layout, params: Params) -> Params:
             init=config.lora.init,
             dora=config.lora.dora,
         )
-    old, named = rows_before(config), (*config.lora.save, *(config.trainable or ()))
-    if old and parts.NEW_ROWS in named:
+    named = *config.lora.save, *(config.trainable or ())
+    if parts.NEW_ROWS in named and (old := rows_before(config)):
         params = rows.split(params, layout, old, config.model.vocab)
     if count := parts.last_layers(config.trainable or ()):
         params = depth.split(params, layout, count)
