@@ -79,7 +79,8 @@ def test_a_batch_of_prompts_is_answered_as_each_alone(both):
 
 def test_a_swap_compiles_nothing_and_shares_the_base(folder, plain, slotted, caplog):
     first = slotted.with_adapter(folder / "sql", name="one")
-    first.logits(ROWS), first.generate(PROMPTS, max_tokens=2)
+    first.logits(ROWS)
+    first.generate(PROMPTS, max_tokens=2)
     entries = first._logits._cache_size(), first._generator._next._cache_size()
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         second = first.with_adapter(first.read_adapter(folder / "chat"), name="one")
