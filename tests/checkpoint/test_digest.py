@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlm.checkpoint import digest
-from jaxlm.checkpoint.digest import digests, host_digest
+from jaxlm.checkpoint.digest import Slices, digests, host_digest
 from jaxlm.checkpoint.manifest import Tensor, chain
 from jaxlm.core.mesh import make_mesh
 
@@ -108,3 +108,13 @@ def test_refuses_what_it_cannot_digest():
         digests({"x": jnp.ones(2, jnp.complex64)})
     with pytest.raises(TypeError, match="x: a float"):
         digests({"x": 1.0})  # pyright: ignore[reportArgumentType]
+
+
+def test_slices_add_up_to_the_whole():
+    wide = array((2, 3, 700, 900), "bfloat16"), array((2_000_000,), "float32")
+    leaves = {str(i): jnp.asarray(x).astype(jnp.float32) for i, x in enumerate(wide)}
+    sums = Slices(leaves)
+    for at in np.ndindex(2, 3):
+        sums.add("0", at, wide[0][at])  # in its own type, digested in the whole's
+    sums.add("1", (), wide[1])
+    assert sums.tensors() == digests(leaves)[0]

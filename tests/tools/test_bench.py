@@ -127,3 +127,14 @@ def test_the_pages_table_is_that_of_the_files(tmp_path):
     copy.write_text(page.read_text())
     results.update_docs(copy, CHECKOUT / "benchmarks")
     assert copy.read_text() == page.read_text(), "run tools/bench.py --table"
+
+
+def test_a_lora_step_holds_a_small_share_of_full_fine_tuning():
+    from measure.cases import CASES
+    from measure.lora_memory import compiled
+
+    case = CASES["lora-memory"]
+    small = {**case.shape, **case.shape["small"], "length": 32}
+    for kind, least in (("bfloat16", 85), ("nf4", 93)):
+        held, full = compiled(small, kind)
+        assert 100 * (1 - held / full) >= least

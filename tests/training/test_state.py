@@ -1,5 +1,7 @@
 """What a run keeps: saved and restored on another mesh, and what one run starts from of another."""
 
+import json
+
 import hubs
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError, ConfigError, DataError
+from jaxlm.inference import adapters
 from jaxlm.inference.imported import import_folder
 from jaxlm.inference.run import base_params, load_params, open_run, shapes, trained
 from jaxlm.models import depth
@@ -230,14 +233,11 @@ def test_the_architecture_comes_from_the_base_and_speed_from_the_run(begin):
         begin("third", init=base.folder, tokenizer={"path": "elsewhere"})
 
 
-QUANTIZED = [("int8", "default"), ("nf4", "default"), ("nf4", "loftq")]
-
-
-@pytest.mark.parametrize(("kind", "init"), QUANTIZED)
+@pytest.mark.parametrize(("kind", "init"), [("int8", "default"), ("nf4", "loftq")])
 def test_a_quantized_base_is_named_by_its_source_and_made_again_to_the_bit(begin, kind, init):
     base = begin("base")
     saved(base)
-    lora = {"rank": 2, "targets": ["mlp"], "init": init, "save": ["final_norm"]}
+    lora = {"rank": 2, "targets": ["mlp/up"], "init": init, "save": ["final_norm"]}
     config = begin("child", init=base.folder, lora=lora, frozen_dtype=kind)
     made, spec, state = saved(config)
     want, found = shapes(config, spec, made.layout), tree.flatten(state.params)
@@ -255,6 +255,19 @@ def test_a_quantized_base_is_named_by_its_source_and_made_again_to_the_bit(begin
     networks.assert_same(load_params(open_run(config.folder), made.layout)[1], state.params)
     whole = begin("whole", init=base.folder, trainable=["final_norm"])
     assert saved(whole)[0].base == made.base
+
+
+@pytest.mark.parametrize("init", ["default", "loftq"])
+def test_an_adapter_of_a_quantized_base_leaves_for_the_whole_one(begin, tmp_path, init):
+    base = begin("base")
+    saved(base)
+    lora = {"rank": 2, "targets": ["mlp/up"], "init": init}
+    config = begin("child", init=base.folder, lora=lora, frozen_dtype="nf4")
+    saved(config)
+    adapters.export_adapter(config.folder, f"{tmp_path}/out")
+    adapters.check(config.folder, f"{tmp_path}/out")
+    written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert written["r"] == (4 if init == "loftq" else 2)
 
 
 def test_a_folder_and_its_import_are_quantized_to_the_same_bits(begin, tmp_path):
