@@ -59,6 +59,7 @@ def _shape(
         "dtype": dtype,
         "param_dtype": "float32",
         "lora_rank": 0,
+        "lora_targets": "all-linear",
         **more,
     }
 
@@ -86,6 +87,20 @@ CASES: dict[str, Case] = {
         _shape(LLAMA_42M, 8, 512, "float32"),
         steps=2,
         targets=(Target("ratio", 1.2, True),),
+    ),
+    "lora-42m": StepCase(
+        "Llama shape, 42 million parameters, frozen, adapters of rank 16 beside every kernel",
+        "cpu",
+        _shape(LLAMA_42M, 8, 512, "float32", lora_rank=16),
+        steps=2,
+        targets=(Target("ratio", 1.3, True),),
+    ),
+    "lora-42m-attention": StepCase(
+        "Llama shape, 42 million parameters, frozen, adapters of rank 16 beside attention's",
+        "cpu",
+        _shape(LLAMA_42M, 8, 512, "float32", lora_rank=16, lora_targets="attention"),
+        steps=2,
+        targets=(Target("ratio", 1.3, True),),
     ),
     "cpu-10m": StepCase(
         "Llama shape, 7 million parameters",

@@ -23,7 +23,6 @@ from jaxlm.training.step import TrainState, compile_step, train_step
 from measure.pipe import Answer, serve
 from measure.tokens import batch as make_batch
 
-LORA_TARGETS = ("attn/.*kernel", "mlp/.*kernel")
 OPTIMIZER = AdamW()
 """The defaults of a run: AdamW, clipping at a norm of 1."""
 
@@ -39,12 +38,14 @@ class Step:
         key = jax.random.key(0)
         params = init_params(self.spec, self.layout, key, jnp.dtype(shape["param_dtype"]))
         if rank := shape["lora_rank"]:
-            params = lora.add(
-                params, self.layout, key, rank=rank, alpha=2.0 * rank, targets=LORA_TARGETS
-            )
-        mask = tree.select(params, ("lora_[ab]",) if rank else (".",))
+            how = {"rank": rank, "alpha": 2.0 * rank, "targets": [shape["lora_targets"]]}
+            params = lora.add(params, self.layout, key, **how)
+        mask = tree.select(params, (lora.TRAINED if rank else ".",))
         live, frozen = tree.partition(params, mask)
         self.facts = facts(live, frozen, self.spec, shape["length"])
+        self.parameters = sum(  # peft keeps an adapter's scale as a number
+            leaf.size for name, leaf in tree.flatten(params).items() if "lora_scale" not in name
+        )
         optimizer = optim.build(OPTIMIZER, live, steps=1000, axes=AXES)
         opt_state = optim.init_state(optimizer.tx, live, self.layout, AXES)
         whole = self.layout.sharding(())
@@ -89,7 +90,7 @@ class Server:
         self._step = step = Step(order["shape"])
         analysis = step.compiled.memory_analysis()
         return {
-            "parameters": step.facts["parameters"],
+            "parameters": step.parameters,
             "first_loss": step.run(1),
             "compile_seconds": step.compile_seconds,
             "temporary_bytes": analysis.temp_size_in_bytes if analysis else None,

@@ -11,7 +11,8 @@ from measure.pipe import Answer, cores, most_resident, serve
 from measure.tokens import batch as make_batch
 
 LR, BETAS, EPS, DECAY, CLIP = 3e-4, (0.9, 0.95), 1e-8, 0.1, 1.0
-ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+ADAPTED = {"attention": ATTENTION, "mlp": MLP, "all-linear": ATTENTION + MLP}
 
 
 def network(shape: dict[str, Any]) -> Any:
@@ -62,7 +63,7 @@ class Server:
         self._device = "cuda" if order["platform"] == "gpu" else "cpu"
         model = network(shape).to(self._device, getattr(torch, shape["param_dtype"]))
         if shape["lora_rank"]:
-            model = _adapted(model, shape["lora_rank"])
+            model = _adapted(model, shape["lora_rank"], shape["lora_targets"])
         start = time.perf_counter()
         self._step = _step(model, shape, self._device, compiled=order["mode"] == "compile")
         first = float(self._step())
@@ -122,10 +123,10 @@ def _step(model: Any, shape: dict[str, Any], device: str, *, compiled: bool) -> 
     return step
 
 
-def _adapted(model: Any, rank: int) -> Any:
+def _adapted(model: Any, rank: int, targets: str) -> Any:
     import peft  # pyright: ignore[reportMissingImports]
 
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(ADAPTED))
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(ADAPTED[targets]))
     return peft.get_peft_model(model, config)
 
 
