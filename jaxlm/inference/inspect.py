@@ -20,6 +20,7 @@ from jaxlm.inference import imported
 from jaxlm.inference.run import open_run, shapes
 from jaxlm.models.axes import AXES
 from jaxlm.models.depth import joined
+from jaxlm.models.quantize import numbers
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
 
@@ -35,6 +36,11 @@ class Row(NamedTuple):
     theirs: tuple[str, ...]
     """Hugging Face's names, the layers and experts of each in braces: `h.{0..11}.ln_1.weight`."""
 
+    @property
+    def size(self) -> int:
+        """Elements of the array."""
+        return math.prod(self.shape)
+
 
 class Contents(NamedTuple):
     """A model that was not loaded. family: its model_type, or why it has none."""
@@ -47,7 +53,7 @@ class Contents(NamedTuple):
     @property
     def parameters(self) -> int:
         """Numbers in all parameters, rows that pad the vocabulary included."""
-        return sum(math.prod(row.shape) for row in self.rows)
+        return sum(numbers(row.name, row) for row in self.rows)
 
     @property
     def nbytes(self) -> int:
