@@ -8,16 +8,17 @@ import pytest
 
 from jaxlm.core import parts, tree
 from jaxlm.core.errors import ConfigError
-from jaxlm.models import lora
+from jaxlm.models import lora, rows
 
 SPECS = {**networks.SHAPES, **networks.PAIRS, **networks.ENCODERS}
 
 
 def names(kind, **changes):
-    """The names of a network's parameters, adapters included."""
-    shapes = networks.params(networks.spec(**SPECS[kind], **changes))
+    """The names of a network's parameters, those of adapters and of new ids' rows included."""
+    at, params = networks.layout(), networks.params(networks.spec(**SPECS[kind], **changes))
     how = {"rank": 2, "alpha": 1.0, "targets": ["attn/q"]}
-    return list(tree.flatten(lora.add(shapes, networks.layout(), jax.random.key(0), **how)))
+    params = lora.add(params, at, jax.random.key(0), **how)
+    return list(tree.flatten(rows.split(params, at, networks.VOCAB - 2, networks.VOCAB)))
 
 
 @pytest.mark.parametrize("kind", SPECS)

@@ -22,7 +22,7 @@ from jaxlm.models.transformer import init_params, make_forward
 from jaxlm.objectives.lm import clm
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, compile_step, train_step
-from measure.jax_side import LORA_TARGETS, OPTIMIZER, place
+from measure.jax_side import OPTIMIZER, place
 from measure.pipe import Answer
 from measure.tokens import batch as make_batch
 
@@ -88,7 +88,7 @@ def _params(shape: dict[str, Any], spec: ModelSpec, layout: Layout, kind: str) -
             made |= {name.removesuffix("kernel") + part: x for part, x in parts.items()}
         else:
             made[name] = leaf
-    how = {"rank": shape["lora_rank"], "alpha": 2.0 * shape["lora_rank"], "targets": LORA_TARGETS}
+    how = {"rank": shape["lora_rank"], "alpha": 2.0 * shape["lora_rank"], "targets": ["all-linear"]}
     return lora.add(tree.unflatten(made), layout, key, **how)
 
 
