@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From a fresh checkout to a language model that writes, on any machine with Python 3.11 or newer:
 # makes .venv, installs jaxlm, trains a small decoder on the source of Python's own standard library
-# and prints what it writes.
+# and prints what it writes; then adapters beside it learn to answer, and the same prompt is shown
+# before and after.
 #
 #   bash launch/quickstart.sh [key=value ...]
 #
@@ -53,24 +54,41 @@ if [[ ! -f .venv/jaxlm-stamp || "$(<.venv/jaxlm-stamp)" != "$stamp" ]]; then
 fi
 
 run=runs/quickstart
+both=()
 for word in "$@"; do
   case "$word" in
     name=*) run="runs/${word#*=}" ;;
     run_dir=*) run="${word#*=}" ;;
+    batch=* | length=* | platform=* | mesh.*) both+=("$word") ;;
   esac
 done
 
-code=0
-.venv/bin/jaxlm train quickstart "$@" || code=$?
-if [[ $code != 0 ]]; then
-  [[ $code == 75 ]] && echo "quickstart: stopped and saved; run this again to continue" >&2
-  exit "$code"
-fi
+train() {
+  local code=0
+  .venv/bin/jaxlm train "$@" || code=$?
+  if [[ $code != 0 ]]; then
+    [[ $code == 75 ]] && echo "quickstart: stopped and saved; run this again to continue" >&2
+    exit "$code"
+  fi
+}
+
+train quickstart "$@"
 
 echo
 echo "A sample:"
 .venv/bin/jaxlm generate "$run" --prompt "def main(" \
   --max-tokens 64 --temperature 0.8 --top-p 0.95 --seed 1
+
 echo
-echo "The run lies in $run: open $run/report.html, or write more with"
+echo "Now adapters beside it learn to begin a function from what it is for (docs/finetuning.md):"
+train quickstart_lora init="$run" run_dir="$run-lora" ${both[@]+"${both[@]}"}
+prompt=$'Return the absolute path of a file.\n'
+for model in "$run" "$run-lora"; do
+  echo
+  echo "$model, asked: Return the absolute path of a file."
+  .venv/bin/jaxlm generate "$model" --prompt "$prompt" --max-tokens 24
+done
+
+echo
+echo "The runs lie in $run and $run-lora: open report.html in them, or write more with"
 echo "  .venv/bin/jaxlm generate $run --prompt \"class \" --temperature 0.8"

@@ -52,6 +52,8 @@ TINY = (
     "platform=cpu",
 )
 """What makes the README's run take seconds."""
+TUNED = ("epochs=0.01", "length=128", "batch=2", "evaluate.batches=1", "samples.tokens=4")
+"""And the one that starts from it."""
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
@@ -66,6 +68,7 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
     for words in commands:
         tiny = [re.sub(r"^steps=(\d+)00$", r"steps=\1", word) for word in words]
         more = TINY if words[:2] in (["train", "quickstart"], ["data", "inspect"]) else ()
+        more = TUNED if words[:2] == ["train", "quickstart_lora"] else more
         done = subprocess.run(
             [sys.executable, "-m", "jaxlm", *tiny, *more],
             cwd=tmp_path,

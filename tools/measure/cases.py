@@ -120,13 +120,15 @@ CASES: dict[str, Case] = {
         steps=3,
     ),
     "quickstart": FigureCase(
-        "launch/quickstart.sh after the installation: training, evaluation and a sample",
+        "launch/quickstart.sh after the installation: training and a sample, then adapters",
         "cpu",
-        {"preset": "quickstart"},
+        {"preset": "quickstart", "second": "quickstart_lora"},
         targets=(
             Target("first_loss_seconds", 60, False),
             Target("seconds", 300, False),
             Target("validation_bits_per_byte", 2.3, False),
+            Target("second_seconds", 180, False),
+            Target("percent_answered_after", 90, True),
         ),
         function="quickstart",
     ),
