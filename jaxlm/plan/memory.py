@@ -71,7 +71,7 @@ def estimate(step: Step, params: Any, opt_state: Any, trained: Mask) -> Use:
         gradients=_bytes(gradients) + extra,
         optimizer=_bytes(opt_state),
         activations=_activations(step),
-        loss=_loss(step),
+        loss=_loss(step) + (_head(step.spec) if trained & _HEAD[step.spec.tied] else 0),
     )
 
 
@@ -220,11 +220,19 @@ def _activations(step: Step) -> int:
 
 
 def _loss(step: Step) -> int:
-    """Three copies of a chunk's logits in float32, and the gradients of head and hidden states."""
+    """Three copies of a chunk's logits in float32, and the gradient of the hidden states."""
     spec, rows = step.spec, _rows(step)
-    vocab = spec.vocab
-    logits = min(step.chunk_bytes, rows * step.length * vocab * 4)
-    return 3 * logits + vocab * spec.embed * 4 + rows * step.length * spec.embed * 4
+    logits = min(step.chunk_bytes, rows * step.length * spec.vocab * 4)
+    return 3 * logits + rows * step.length * spec.embed * 4
+
+
+_HEAD = {True: frozenset({"embed/embedding"}), False: frozenset({"head/kernel"})}
+"""Whether tied -> the names of what the logits are made of."""
+
+
+def _head(spec: ModelSpec) -> int:
+    """The gradient of the head, which the loss adds up in float32 where the head is trained."""
+    return spec.vocab * spec.embed * 4
 
 
 def _bytes(tree: Any) -> int:

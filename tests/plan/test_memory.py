@@ -117,6 +117,13 @@ def test_frozen_parameters_have_no_gradient_and_shards_count_once():
     assert (use.parameters, use.gradients, use.optimizer) == (64 * 4 * 4 // 8 + 16, 16, 16)
 
 
+@pytest.mark.parametrize(("tied", "head"), [(True, "embed/embedding"), (False, "head/kernel")])
+def test_a_frozen_head_has_no_gradient_in_the_loss(tied, head):
+    step = replace(STEP, spec=SPEC.model_copy(update={"tied": tied}))
+    trained, frozen = (estimate(step, {}, {}, frozenset({n})).loss for n in (head, "mlp/kernel"))
+    assert trained - frozen == 1024 * 128 * 4
+
+
 def test_the_table_names_the_largest_first_and_what_the_device_has():
     lines = memory_table(USE, ["microbatches=4"], limit=500).splitlines()
     assert lines[1].split() == ["activations", "600", "B", "75%"]
