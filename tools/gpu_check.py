@@ -27,7 +27,10 @@ from measure.run import measure  # noqa: E402
 from jaxlm.core.errors import ConfigError  # noqa: E402
 from jaxlm.core.platform import accelerators, choose_platform  # noqa: E402
 
-CASES_HERE = {"gpu": ("gpu-124m", "gpu-1b", "gpu-8b-lora", "attention-long"), "cpu": ("tiny",)}
+CASES_HERE = {
+    "gpu": ("gpu-124m", "gpu-1b", "lora-8b", "lora-8b-nf4", "attention-long"),
+    "cpu": ("tiny",),
+}
 MEMORY_CASE = {"gpu": "gpu-124m", "cpu": "tiny"}
 
 

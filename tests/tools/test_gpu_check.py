@@ -31,6 +31,7 @@ def test_the_portable_parts_pass_on_a_cpu(tmp_path):
     assert all(line["passed"] for line in found["checks"]) and found["failed"] == {}
     assert any("chunked, packed" in name for name in names)
     assert any("one step of clm" in name for name in names)
+    assert any("adapters over a base in nf4" in name for name in names)
     assert found["measured"] == [path.name for path in tmp_path.glob("tiny-*.json")]
 
 
@@ -60,6 +61,7 @@ def test_a_check_that_cannot_run_has_failed(monkeypatch):
 
     monkeypatch.setattr(checks, "usable", broken)
     monkeypatch.setattr(checks, "objectives", lambda: iter(()))
+    monkeypatch.setattr(checks, "tuning", lambda: iter(()))
     monkeypatch.setattr(checks, "step_memory", lambda case: iter(()))
     lines = checks.run({"case": "tiny"})["checks"]
     assert [line["value"] for line in lines if not line["passed"]] == [

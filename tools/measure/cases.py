@@ -34,6 +34,9 @@ class Case:
 class StepCase(Case):
     """One full training step, AdamW with clipping, beside the same network in torch."""
 
+    beside: tuple[str, ...] = ("torch eager", "torch compiled")
+    """The other programs, of `turns.MODULES`."""
+
 
 @dataclass(frozen=True)
 class FigureCase(Case):
@@ -113,11 +116,28 @@ CASES: dict[str, Case] = {
     ),
     "gpu-124m": StepCase("GPT-2 small", "gpu", _shape(GPT2_124M, 64, 1024, "bfloat16"), steps=10),
     "gpu-1b": StepCase("Llama 3.2 1B", "gpu", _shape(LLAMA_1B, 4, 4096, "bfloat16"), steps=5),
-    "gpu-8b-lora": StepCase(
+    "lora-8b": StepCase(
         "Llama 3 8B, frozen in bfloat16, adapters of rank 16 beside every kernel",
         "gpu",
         _shape(LLAMA_8B, 4, 4096, "bfloat16", param_dtype="bfloat16", lora_rank=16),
         steps=3,
+        targets=(Target("tokens_per_second", 15_000, True), Target("ratio", 1.5, True)),
+        beside=("torch eager", "torch compiled", "trl"),
+    ),
+    "lora-8b-nf4": StepCase(
+        "the same with the base in nf4",
+        "gpu",
+        _shape(LLAMA_8B, 4, 4096, "bfloat16", param_dtype="nf4", lora_rank=16),
+        steps=3,
+        targets=(Target("tokens_per_second", 14_000, True),),
+        beside=(),
+    ),
+    "lora-tiny": StepCase(
+        "a miniature of lora-8b that a test runs",
+        "any",
+        _shape(LLAMA_TINY, 2, 32, "bfloat16", param_dtype="bfloat16", lora_rank=4),
+        steps=2,
+        beside=("torch eager", "trl"),
     ),
     "quickstart": FigureCase(
         "launch/quickstart.sh after the installation: training and a sample, then adapters",

@@ -1,4 +1,4 @@
-"""Checks of a device: what its kernels compute, one step of each objective, the step's memory."""
+"""Checks of a device: what its kernels compute, steps of each kind, the memory of a step."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlm.core import tree
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.models import gpu
+from jaxlm.models import gpu, lora, quantize
 from jaxlm.models.attention import BACKENDS
 from jaxlm.models.axes import AXES
 from jaxlm.models.scores import Scores
@@ -30,6 +30,8 @@ from measure.turns import expected_loss
 
 BOUNDS = {"float32": 1e-4, "bfloat16": 0.04}
 """Largest error of a kernel, as a share of the largest value of what it computes."""
+LOST = {"int8": 0.01, "nf4": 0.1}
+"""Most that is lost of a kernel, as a share of its norm."""
 PACKED_FROM = 9.0
 """Compute capability from which the packed kernel is expected to work."""
 
@@ -99,6 +101,25 @@ def _error(found: Any, right: np.ndarray) -> float:
     return float(error) if np.isfinite(error) else math.inf
 
 
+def quantized() -> Iterator[Answer]:
+    """Kernels in int8 and nf4: what they stand for, and products with it, forward and backward."""
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    bound, keys = BOUNDS[jnp.dtype(dtype).name], jax.random.split(jax.random.key(0), 3)
+    kernel = jax.random.normal(keys[0], (512, 384))
+    x, dy = (
+        jax.random.normal(k, (256, n), dtype) for k, n in zip(keys[1:], (512, 384), strict=True)
+    )
+    for kind, most in LOST.items():
+        leaves = jax.jit(partial(quantize.quantize, kind=kind, inputs=1))(kernel)
+        whole = np.asarray(jax.jit(quantize.dequantize, static_argnums=1)(leaves, jnp.float32))
+        lost = float(np.linalg.norm(whole - kernel) / np.linalg.norm(kernel))
+        yield check(f"what {kind} loses of a kernel", lost <= most, lost, f"at most {most}")
+        y, pullback = jax.vjp(lambda x, kernel=leaves: quantize.dense(x, kernel, 1), x)
+        exact = (np.asarray(x, np.float64) @ whole, np.asarray(dy, np.float64) @ whole.T)
+        error = max(_error(a, b) for a, b in zip((y, *pullback(dy)), exact, strict=True))
+        yield check(f"products with {kind}", error <= bound, error, f"at most {bound}")
+
+
 def packed_kernel() -> Iterator[Answer]:
     """The verdict of the packed kernel's own test on this device."""
     device, works = jax.devices()[0], gpu.packed_works()
@@ -137,6 +158,24 @@ def objectives() -> Iterator[Answer]:
         yield check(f"one step of {name} in bfloat16, loss", fine, loss, f"{expected:.2f} +- 0.15")
 
 
+def tuning() -> Iterator[Answer]:
+    """Steps with adapters in bfloat16: they learn, and the base is bit for bit what it was."""
+    expected = expected_loss(CASES["lora-tiny"].shape["model"])
+    for kind in ("bfloat16", "nf4"):
+        step = Step({**CASES["lora-tiny"].shape, "param_dtype": kind})
+        before = {name: np.asarray(leaf) for name, leaf in _base(step).items()}
+        first, last = step.run(1), step.run(8)
+        fine = abs(first - expected) < 0.15 and last < first
+        what = f"steps with adapters over a base in {kind}, loss"
+        yield check(what, fine, first, f"{expected:.2f} +- 0.15, then less")
+        moved = [n for n, leaf in _base(step).items() if np.any(np.asarray(leaf) != before[n])]
+        yield check(f"the base in {kind} after them", not moved, len(moved), "0 tensors moved")
+
+
+def _base(step: Step) -> dict[str, Any]:
+    return tree.flatten(lora.without(step.state.params))
+
+
 def step_memory(case: str) -> Iterator[Answer]:
     """What a step really takes on the device, over what the compiler said it would."""
     step = Step(CASES[case].shape)
@@ -155,7 +194,8 @@ def step_memory(case: str) -> Iterator[Answer]:
 def run(order: Answer) -> Answer:
     """Every check; one that cannot run has failed. order: `case` is whose memory is looked at."""
     found: list[Answer] = []
-    for part in (numerics, packed_kernel, objectives, partial(step_memory, order["case"])):
+    parts = (numerics, quantized, packed_kernel, objectives, tuning)
+    for part in (*parts, partial(step_memory, order["case"])):
         name = getattr(part, "__name__", "step_memory")
         try:
             found.extend(part())

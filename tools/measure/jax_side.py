@@ -1,5 +1,6 @@
 """jaxlm's side of a step case: the compiled training step on one device."""
 
+import re
 import time
 from functools import partial
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from jaxlm.config.optimizers import AdamW
 from jaxlm.core import tree
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.models import lora
+from jaxlm.core.tree import Params
+from jaxlm.models import lora, quantize
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params, make_forward
@@ -35,17 +37,13 @@ class Step:
         spec = ModelSpec(**shape["model"])
         self.spec = spec.filled(vocab=spec.vocab or 0, max_length=shape["length"])
         self.layout = Layout(make_mesh({"fsdp": 1}, jax.devices()[:1]))
-        key = jax.random.key(0)
-        params = init_params(self.spec, self.layout, key, jnp.dtype(shape["param_dtype"]))
-        if rank := shape["lora_rank"]:
-            how = {"rank": rank, "alpha": 2.0 * rank, "targets": [shape["lora_targets"]]}
-            params = lora.add(params, self.layout, key, **how)
+        rank, key = shape["lora_rank"], jax.random.key(0)
+        params = initial(shape, self.spec, self.layout)
         mask = tree.select(params, (lora.TRAINED if rank else ".",))
         live, frozen = tree.partition(params, mask)
         self.facts = facts(live, frozen, self.spec, shape["length"])
-        self.parameters = sum(  # peft keeps an adapter's scale as a number
-            leaf.size for name, leaf in tree.flatten(params).items() if "lora_scale" not in name
-        )
+        counted = {n: x for n, x in tree.flatten(params).items() if "lora_scale" not in n}
+        self.parameters = quantize.total(counted)  # peft's scales are no parameters
         optimizer = optim.build(OPTIMIZER, live, steps=1000, axes=AXES)
         opt_state = optim.init_state(optimizer.tx, live, self.layout, AXES)
         whole = self.layout.sharding(())
@@ -71,6 +69,25 @@ class Step:
             self.state, metrics = self.compiled(self.state, self.batch, self.key)
         jax.block_until_ready(self.state)
         return float(metrics["loss"] / metrics["weight"])
+
+
+def initial(shape: dict[str, Any], spec: ModelSpec, layout: Layout) -> Params:
+    """Random parameters, kernels in nf4 or int8 where that is `param_dtype`, and the adapters."""
+    key, kind, rank = jax.random.key(0), shape["param_dtype"], shape["lora_rank"]
+    quantized = kind in quantize.KINDS
+    params = init_params(spec, layout, key, jnp.dtype("bfloat16" if quantized else kind))
+    made: dict[str, jax.Array] = {}
+    for name, leaf in tree.flatten(params).items():
+        if quantized and re.search(quantize.KERNELS, name):
+            parts = quantize.over_slices(name, partial(quantize.quantize, kind=kind), leaf)
+            made |= {name.removesuffix("kernel") + part: x for part, x in parts.items()}
+        else:
+            made[name] = leaf
+    params = tree.unflatten(made)
+    if rank:
+        how = {"rank": rank, "alpha": 2.0 * rank, "targets": [shape["lora_targets"]]}
+        params = lora.add(params, layout, key, **how)
+    return params
 
 
 def place(arrays: dict[str, np.ndarray], layout: Layout) -> dict[str, jax.Array]:

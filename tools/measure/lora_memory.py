@@ -4,7 +4,6 @@ A step holds the arguments of its compiled program (weights, adapters, moments, 
 gradients of what it trains.
 """
 
-import re
 from functools import partial
 from typing import Any
 
@@ -18,11 +17,11 @@ from jaxlm.core.tree import Params
 from jaxlm.models import lora, quantize
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.transformer import init_params, make_forward
+from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.lm import clm
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, compile_step, train_step
-from measure.jax_side import OPTIMIZER, place
+from measure.jax_side import OPTIMIZER, initial, place
 from measure.pipe import Answer
 from measure.tokens import batch as make_batch
 
@@ -50,7 +49,9 @@ def lora_memory(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
 def compiled(shape: dict[str, Any], kind: str) -> tuple[int, int]:
     """(bytes that a step holds, those of full fine-tuning) of a model that is never made."""
     spec, layout = _spec(shape), Layout(make_mesh({}, jax.devices()[:1]))
-    params = layout.placed(jax.eval_shape(partial(_params, shape, spec, layout, kind)), AXES)
+    params = layout.placed(
+        jax.eval_shape(partial(initial, {**shape, "param_dtype": kind}, spec, layout)), AXES
+    )
     state, step, live = _step(shape, spec, layout, params)
     program = compile_step(step, state, place(make_batch(shape), layout), jax.random.key(0))
     analysis = program.memory_analysis()
@@ -63,7 +64,7 @@ def measured(shape: dict[str, Any], kind: str, steps: int) -> tuple[int, int]:
     """The same of a model that trains: the arrays that are alive after some steps."""
     before = {id(array) for array in jax.live_arrays()}
     spec, layout = _spec(shape), Layout(make_mesh({}, jax.devices()[:1]))
-    params = jax.jit(partial(_params, shape, spec, layout, kind))()
+    params = jax.jit(partial(initial, {**shape, "param_dtype": kind}, spec, layout))()
     full = FULL * quantize.total(lora.without(params))
     state, step, live = _step(shape, spec, layout, params)
     count = jax.device_put(jnp.int32(0), layout.sharding(()))
@@ -77,19 +78,6 @@ def measured(shape: dict[str, Any], kind: str, steps: int) -> tuple[int, int]:
         assert np.isfinite(metrics["loss"])
     alive = [array for array in jax.live_arrays() if id(array) not in before]
     return sum(array.nbytes for array in alive) + gradients, full
-
-
-def _params(shape: dict[str, Any], spec: ModelSpec, layout: Layout, kind: str) -> Params:
-    key = jax.random.key(0)
-    made: Params = {}
-    for name, leaf in tree.flatten(init_params(spec, layout, key, jnp.bfloat16)).items():
-        if kind in quantize.KINDS and re.search(quantize.KERNELS, name):
-            parts = quantize.over_slices(name, partial(quantize.quantize, kind=kind), leaf)
-            made |= {name.removesuffix("kernel") + part: x for part, x in parts.items()}
-        else:
-            made[name] = leaf
-    how = {"rank": shape["lora_rank"], "alpha": 2.0 * shape["lora_rank"], "targets": ["all-linear"]}
-    return lora.add(tree.unflatten(made), layout, key, **how)
 
 
 def _spec(shape: dict[str, Any]) -> ModelSpec:

@@ -48,6 +48,22 @@ def network(shape: dict[str, Any]) -> Any:
     return transformers.LlamaForCausalLM(config).train()
 
 
+def made(shape: dict[str, Any], device: str) -> Any:
+    """The model of a case on its device, where its weights are drawn, and its adapters."""
+    torch.set_default_dtype(getattr(torch, shape["param_dtype"]))
+    with torch.device(device):
+        model = network(shape)
+    torch.set_default_dtype(torch.float32)
+    if not shape["lora_rank"]:
+        return model
+    import peft  # pyright: ignore[reportMissingImports]
+
+    rank, targets = shape["lora_rank"], list(ADAPTED[shape["lora_targets"]])
+    return peft.get_peft_model(
+        model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    )
+
+
 class Server:
     """Answers the orders of `measure.turns`."""
 
@@ -61,9 +77,7 @@ class Server:
         torch.manual_seed(0)
         torch.set_num_threads(cores())
         self._device = "cuda" if order["platform"] == "gpu" else "cpu"
-        model = network(shape).to(self._device, getattr(torch, shape["param_dtype"]))
-        if shape["lora_rank"]:
-            model = _adapted(model, shape["lora_rank"], shape["lora_targets"])
+        model = made(shape, self._device)
         start = time.perf_counter()
         self._step = _step(model, shape, self._device, compiled=order["mode"] == "compile")
         first = float(self._step())
@@ -121,13 +135,6 @@ def _step(model: Any, shape: dict[str, Any], device: str, *, compiled: bool) -> 
         return loss.detach()
 
     return step
-
-
-def _adapted(model: Any, rank: int, targets: str) -> Any:
-    import peft  # pyright: ignore[reportMissingImports]
-
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(ADAPTED[targets]))
-    return peft.get_peft_model(model, config)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,13 @@ from measure.cases import StepCase
 from measure.pipe import Answer, Side, SideError, cores
 
 OURS = "jaxlm"
-TORCH = ("torch eager", "torch compiled")
+MODULES = {
+    OURS: "jax_side",
+    "torch eager": "torch_side",
+    "torch compiled": "torch_side",
+    "trl": "trl_side",
+}
+"""The programs of the sides."""
 Say = Callable[[str], None]
 
 
@@ -25,7 +31,7 @@ def run(case: StepCase, *, rounds: int, steps: int | None, alone: bool, say: Say
     built: dict[str, Answer] = {}
     failed: dict[str, str] = {}
     try:
-        for name in (OURS, *(() if alone else TORCH)):
+        for name in (OURS, *(() if alone else case.beside)):
             try:
                 side, built[name] = _start(name, case)
                 sides[name] = side
@@ -86,10 +92,10 @@ def _start(name: str, case: StepCase) -> tuple[Side, Answer]:
     environment = {"JAX_ENABLE_COMPILATION_CACHE": "false", "OMP_NUM_THREADS": threads}
     if name == OURS and case.platform == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
-    side = Side("jax_side" if name == OURS else "torch_side", environment)
+    side = Side(MODULES[name], environment)
     order = {"do": "build", "shape": case.shape, "platform": case.platform}
     try:
-        return side, side.ask({**order, "mode": "compile" if name == TORCH[1] else "eager"})
+        return side, side.ask({**order, "mode": "compile" if name == "torch compiled" else "eager"})
     except SideError:
         side.close()
         raise
@@ -110,6 +116,7 @@ def _summary(built: Answer, turns: list[Answer], tokens: int) -> Answer:
         "temporary_bytes": built.get("temporary_bytes"),
         "argument_bytes": built.get("argument_bytes"),
         "peak_bytes": turns[-1]["peak_bytes"],
+        "checkpointing": built.get("checkpointing"),
         "tokens_per_second": statistics.median(rates),
         "rounds": {
             "tokens_per_second": rates,
