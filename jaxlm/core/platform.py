@@ -16,6 +16,9 @@ DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0
 """The GPU compiler's flags for equal bits run after run; both exist in jaxlib 0.10 to 0.12. Without
 the second, kernels are chosen by their speed of the day. An unknown flag would end the process."""
 
+MEMORY = "0.92"
+"""Share of a GPU's memory that jax takes; its own is three quarters."""
+
 _TPU_CHIPS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 _GOOGLE = "0x1ae0"
 _PLUGINS = {"gpu": ("jax-cuda13-plugin", "jax-cuda12-plugin"), "tpu": ("libtpu",)}
@@ -48,9 +51,10 @@ def choose_platform(
     """Make jax compute on `platform`: auto, cpu, gpu or tpu.
 
     Sets JAX_PLATFORMS, so that an accelerator that does not start is an error and never a silent
-    fall to the CPU, and the compiler's flags when `deterministic`. With auto, a JAX_PLATFORMS that
-    is set already is obeyed. Raises ConfigError for an accelerator that is absent, or that is here
-    while its package is not.
+    fall to the CPU, the share of a GPU's memory that jax takes, unless one is set, and the
+    compiler's flags when `deterministic`. With auto, a JAX_PLATFORMS that is set already is
+    obeyed. Raises ConfigError for an accelerator that is absent, or that is here while its package
+    is not.
     """
     given = os.environ.get("JAX_PLATFORMS", "")
     if platform == "auto" and given:
@@ -65,6 +69,8 @@ def choose_platform(
         if chosen:
             _configure("jax_platforms", _JAX_NAMES.get(chosen, chosen))
     _give_threads()
+    if chosen == "gpu" and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the older name
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", MEMORY)
     if deterministic and chosen == "gpu":
         flags = os.environ.get("XLA_FLAGS", "")
         new = [flag for flag in DETERMINISTIC if flag.partition("=")[0] not in flags]

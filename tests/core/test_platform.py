@@ -10,13 +10,15 @@ import pytest
 from jaxlm.core import platform
 from jaxlm.core.errors import ConfigError
 
+SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 CPU_ONLY = not (platform.plugins("gpu") or platform.plugins("tpu"))
 
 
 @pytest.fixture
 def fresh(monkeypatch):
     """An environment without choices, and a jax that keeps its own."""
-    for name in ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR"):
+    names = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR")
+    for name in (*names, *SHARES):
         monkeypatch.setenv(name, "")  # so that it is restored afterwards
         monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "jax", raising=False)
@@ -81,6 +83,18 @@ def test_deterministic_sets_flags_for_the_gpu_alone_and_once(fresh, monkeypatch,
         platform.choose_platform(deterministic=True, root=tmp_path)
     wanted = "--xla_gpu_autotune_level=2 --xla_gpu_deterministic_ops=true"
     assert os.environ["XLA_FLAGS"] == wanted
+
+
+@pytest.mark.parametrize("given", [None, *SHARES])
+def test_jax_takes_most_of_a_gpu_unless_told_how_much(fresh, monkeypatch, tmp_path, given):
+    platform.choose_platform("cpu", root=tmp_path)
+    assert not {*SHARES} & {*os.environ}
+    if given:
+        monkeypatch.setenv(given, "0.5")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    platform.choose_platform(root=tmp_path)
+    found = {name: os.environ[name] for name in SHARES if name in os.environ}
+    assert found == ({given: "0.5"} if given else {SHARES[0]: platform.MEMORY})
 
 
 def test_jaxlib_knows_the_deterministic_flags():
