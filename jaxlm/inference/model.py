@@ -236,7 +236,11 @@ class Model:
         )
 
     def _continue(
-        self, starts: list[list[int]], max_tokens: int, how: Mapping[str, Any], adapter: Choice
+        self,
+        starts: list[list[int]],
+        max_tokens: int,
+        how: Mapping[str, Any],
+        adapter: Choice = None,
     ) -> Iterator[np.ndarray]:
         rows = len(starts)
         fill = -rows % self._layout.size("batch")  # they split over the mesh
