@@ -309,7 +309,8 @@ class Loop:
                 step=self._step,
                 warn=voice.warn,
             )
-            Metrics(run.folder, primary=True, warn=voice.warn).cut(self._step)
+            kept = self._step or -1  # before the first step a run that has a base is scored again
+            Metrics(run.folder, primary=True, warn=voice.warn).cut(kept)
 
         distributed.agree("begin", begin)
         return Metrics(run.folder, started, primary=self._primary, warn=voice.warn)

@@ -120,9 +120,12 @@ def test_a_run_scores_it_from_before_its_first_step_and_goes_on_with_the_same_nu
     rows = scored(base, "whole")
     assert list(rows) == [0, 2, 4]
     assert rows[0]["general_change"] == rows[0]["general_kl"] == 0 < rows[4]["general_kl"]
-    shutil.rmtree(base / "whole" / "checkpoints" / "4")
-    code, _, err = tune(base, "whole", "steps=4", *more)
-    assert code == errors.DONE and scored(base, "whole") == rows, err
+    for lost in ("checkpoints/4", "checkpoints"):  # the last steps, and all
+        shutil.rmtree(base / "whole" / lost)
+        code, _, err = tune(base, "whole", "steps=4", *more)
+        assert code == errors.DONE and scored(base, "whole") == rows, err
+        written = (base / "whole" / "metrics.jsonl").read_text()
+        assert written.count('"general_loss"') == len(rows)
     losses = (base / "whole" / "metrics.jsonl").read_text()
     assert '"kl_to_base"' in losses
 
