@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def _stored(path: epath.Path, recorded: Manifest, item: str, like: Any, store: S
     """The tree of what `store` makes of each tensor of an item."""
     made: dict[str, jax.Array] = {}
     for name, one in like.items():
-        reading = lambda name=name, one=one: _load(path, recorded, item, {name: one})  # noqa: E731
+        reading = partial(_load, path, recorded, item, {name: one})
         found = distributed.together("checkpoint.read", reading)
         _check(path, recorded, {name: recorded.items[item][name]}, found)
         made |= store(name, found.pop(name))

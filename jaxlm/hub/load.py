@@ -195,8 +195,7 @@ def _leaf(
     """One leaf, device by device; devices that hold the same share one buffer."""
     sharding: Any = want.sharding
     depth = len(next(iter(slices)))
-    stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
-    kind = functools.reduce(jnp.promote_types, stored)  # layers in several types: nothing is lost
+    kind = _kind(slices, tensors, files)
     if dtype is not None:
         kind = jnp.dtype(dtype)
     elif kind == np.float64:
@@ -231,8 +230,7 @@ def _stored(
 ) -> dict[str, np.ndarray]:
     """What `store` makes of one leaf, slice by slice."""
     depth = len(next(iter(slices)))
-    stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
-    kind = functools.reduce(jnp.promote_types, stored)
+    kind = _kind(slices, tensors, files)
     one = _aligned(want.shape[depth:], kind if kind != np.float64 else np.dtype(np.float32))
     every = tuple(slice(0, size) for size in one.shape)
     made: dict[str, np.ndarray] = {}
@@ -249,6 +247,14 @@ def _stored(
                 made[leaf] = _aligned((*want.shape[:depth], *part.shape), part.dtype)
             made[leaf][at] = part
     return made
+
+
+def _kind(
+    slices: dict[tuple[int, ...], Piece], tensors: Tensors, files: dict[str, str]
+) -> np.dtype:
+    """The type that holds every slice of a leaf: layers in several types lose nothing."""
+    stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
+    return functools.reduce(jnp.promote_types, stored)
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

@@ -4,6 +4,7 @@ With adapters alone the base is there at every evaluation: the same parameters w
 its loss and its likeliest ids on the few rows are kept in the run's folder from before step 1.
 """
 
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -137,15 +138,9 @@ def _scored(
 
 
 def _keep(path: Path, found: Found, digest: str) -> None:
-    arrays = jax.device_get(found)
-
-    def write() -> None:
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("wb") as file:
-            np.savez(file, digest=np.array(digest), **arrays)
-        temporary.replace(path)
-
-    distributed.agree("general text", write)
+    file = io.BytesIO()
+    np.savez(file, digest=np.array(digest), **jax.device_get(found))
+    distributed.agree("general text", lambda: metrics.replace(path, file.getvalue()))
 
 
 def _kept(path: Path, digest: str, layout: Layout) -> tuple[float | None, Known | None]:
