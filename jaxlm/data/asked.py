@@ -77,8 +77,7 @@ def _answered(record: dict[str, Any]) -> dict[str, Any]:
 
 def _asked(example: Example, tokenizer: Tokenizer, how: How) -> Asked:
     if not example.messages:
-        first = [] if tokenizer.bos is None else [tokenizer.bos]
-        ids = first + tokenizer.encode(example.prompt, add_special=False)
+        ids = tokenizer.beginning(example.prompt)
         if not ids:
             raise DataError(example.where, "the prompt is empty; write at least one character")
         return Asked(ids, example.prompt, example.completion or None, example.where)

@@ -241,8 +241,7 @@ def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: Audit) -
 
 def _of_pair(example: Example, tokenizer: Tokenizer, how: How) -> Tokenized:
     """Prompt and completion by themselves, as a model meets them when it answers."""
-    first = [] if tokenizer.bos is None else [tokenizer.bos]
-    prompt = first + tokenizer.encode(example.prompt, add_special=False)
+    prompt = tokenizer.beginning(example.prompt)
     if example.prompt:
         said = chat.continued(tokenizer, example.completion)
     else:

@@ -30,10 +30,9 @@ def general(source: Source, tokenizer: Tokenizer, length: int) -> Dataset:
     length = min(length, LONGEST)
     found = itertools.islice(sources.read(source), LOOKED_AT)
     texts = sorted(set(found), key=lambda text: hashlib.sha256(text.encode()).digest())
-    first = [] if tokenizer.bos is None else [tokenizer.bos]
     rows = []
     for text in texts[: math.ceil(TOKENS / length)]:
-        ids = [*first, *tokenizer.encode(text[: LETTERS * length], add_special=False)][: length + 1]
+        ids = tokenizer.beginning(text[: LETTERS * length])[: length + 1]
         if len(ids) > 1:
             rows.append(Tokenized(np.array(ids, np.uint32), np.ones(len(ids), bool)))
     if not rows:

@@ -226,8 +226,7 @@ class Model:
             return chat.of(tokenizer).apply(tokenizer, prompt, add_generation_prompt=True)
         if self.spec.structure == "encoder-decoder":  # a source is a whole text
             return tokenizer.encode(prompt)
-        first = [] if tokenizer.bos is None else [tokenizer.bos]
-        return first + tokenizer.encode(prompt, add_special=False)
+        return tokenizer.beginning(prompt)
 
     def _after(self, start: list[int], ids: list[int]) -> str:
         """The text of `ids` after a prompt, or for a source."""

@@ -86,6 +86,11 @@ class Tokenizer(ABC):
             ) from None
         return self._ids(text, parse_special, add_special)
 
+    def beginning(self, text: str) -> list[int]:
+        """Ids of a text as documents begin in training: nothing that is put at a text's end."""
+        first = [] if self.bos is None else [self.bos]
+        return first + self.encode(text, add_special=False)
+
     def encode_batch(self, texts: list[str], *, parse_special: bool = False) -> list[list[int]]:
         """Ids of many texts without lone surrogates, on all cores, nothing added."""
         return self._batch(texts, parse_special)
