@@ -178,13 +178,16 @@ def _read_factors(
 ) -> dict[str, np.ndarray]:
     """The leaves of one kernel's adapter, over all layers."""
     kernel, beside = leaves[pieces[0].leaf], stem_of(pieces[0])
-    layers, (inputs, outputs) = kernel.shape[0], lora.sides(pieces[0].leaf, kernel.shape)
+    numbered = lora.numbered(pieces[0].leaf, kernel.shape)
+    inputs, outputs = lora.sides(pieces[0].leaf, kernel.shape)
     modules = {piece.at: piece.name.removesuffix(".weight") for piece in pieces}
     rank = max(tensors[files[module + ENDS["a"]]].shape[0] for module in modules.values())
-    a, b = np.zeros((layers, *inputs, rank), np.float32), np.zeros((layers, rank, *outputs), "f4")
-    scale, m = np.zeros(layers, np.float32), None
-    if any(module + ENDS["m"] in files for module in modules.values()):
-        m = np.stack([column_norms(pieces[0], np.asarray(kernel[i])) for i in range(layers)])
+    a, b = np.zeros((*numbered, *inputs, rank), "f4"), np.zeros((*numbered, rank, *outputs), "f4")
+    scale, m = np.zeros(numbered, np.float32), None
+    if doras := [module for module in modules.values() if module + ENDS["m"] in files]:
+        if len(numbered) > 1:
+            raise CheckpointError(where, f"{doras[0]} is an expert's, of which DoRA is not read")
+        m = np.stack([column_norms(pieces[0], np.asarray(layer)) for layer in kernel])
     lows: dict[int, names.Factors] = {}  # of one layer, as of every other
     for piece in pieces:
         module, at = modules[piece.at], piece.at
@@ -202,7 +205,7 @@ def _read_factors(
         if m is not None and "m" in found:
             m[at] = names.read(low.outputs._replace(**name), found["m"].reshape(-1), outputs)
     if len(pieces[0].parts) > 1:  # the columns that other parts of the tensor read alone
-        read = b.reshape(layers, rank, -1).any((0, 2))
+        read = b.reshape(len(b), rank, -1).any((0, 2))
         read = read if read.any() else ~read
         a, b = a[..., read], b[:, read]
     made = {"lora_a": a, "lora_b": b, "lora_scale": scale} | ({} if m is None else {"lora_m": m})

@@ -98,15 +98,16 @@ def _of_base(path: str, base: str, force: bool) -> tuple[dict[str, Module], dict
     kernels, modules = tree.flatten(params), {}
     for name in [name for name in leaves if name.endswith("/lora_a")]:
         beside = name.removesuffix("lora_a")
-        for layer, a in enumerate(leaves[name]):
-            b, rank = leaves[f"{beside}lora_b"][layer], a.shape[-1]
-            own = leaves.get(f"{beside}lora_m")
-            modules[beside.replace("blocks/", f"blocks/{layer}/").rstrip("/")] = Module(
-                a.reshape(-1, rank),
-                b.reshape(rank, -1),
-                float(leaves[f"{beside}lora_scale"][layer]),
-                None if own is None else own[layer],
-                float(np.linalg.norm(np.asarray(kernels[f"{beside}kernel"][layer], np.float64))),
+        own, scale = leaves.get(f"{beside}lora_m"), leaves[f"{beside}lora_scale"]
+        for at in np.ndindex(scale.shape):  # a layer, or an expert of a layer
+            a, b = leaves[name][at], leaves[f"{beside}lora_b"][at]
+            module = beside.replace("blocks/", f"blocks/{at[0]}/").rstrip("/")
+            modules["/".join((module, *map(str, at[1:])))] = Module(
+                a.reshape(-1, a.shape[-1]),
+                b.reshape(a.shape[-1], -1),
+                float(scale[at]),
+                None if own is None else own[at],
+                float(np.linalg.norm(np.asarray(kernels[f"{beside}kernel"][at], np.float64))),
             )
     return modules, {name: x for name, x in leaves.items() if "/lora_" not in name}
 

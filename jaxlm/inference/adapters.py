@@ -104,8 +104,10 @@ def read(
         beside = name.removesuffix("lora_a")
         its = [(x, weights[path]) for path, x in found.items() if name in x]
         made[name] = np.concatenate([x[name] for x, _ in its], -1)
+        numbered = its[0][0][f"{beside}lora_scale"].ndim
         made[f"{beside}lora_b"] = np.concatenate(
-            [x[f"{beside}lora_b"].T * (weight * x[f"{beside}lora_scale"]) for x, weight in its], -2
+            [x[f"{beside}lora_b"].T * (weight * x[f"{beside}lora_scale"].T) for x, weight in its],
+            -1 - numbered,
         ).T
         made[f"{beside}lora_scale"] = np.ones_like(its[0][0][f"{beside}lora_scale"])
     return made

@@ -39,7 +39,12 @@ AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mlp/(gate|up)/lora_b0?", ("rank", "mlp")),
     ("mlp/down/lora_a0?", ("mlp", "rank")),
     ("(attn/o|cross/o|mlp/down)/lora_b0?", ("rank", "embed")),
-    ("lora_(scale|drop)", ()),
+    (r"experts/(gate|up)/lora_a0?", ("experts", "embed", "rank")),
+    (r"experts/(gate|up)/lora_b0?", ("experts", "rank", "mlp")),
+    (r"experts/down/lora_a0?", ("experts", "mlp", "rank")),
+    (r"experts/down/lora_b0?", ("experts", "rank", "embed")),
+    ("experts/[a-z]+/lora_scale", ("experts",)),
+    ("(attn|cross|mlp)/[a-z]+/lora_(scale|drop)", ()),
 )
 
 INPUTS = {

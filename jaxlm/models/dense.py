@@ -36,7 +36,7 @@ class Dense(nn.Module):
         """
         shape = self.inputs + self.outputs
         kernel = declared(self, nn.initializers.normal(self.scale), shape)
-        y, leaves = self._product(x, kernel, len(self.inputs)), self.adapter()
+        y, leaves = self._product(x, kernel, len(self.inputs)), beside(self)
         if leaves:
             low = self._low(x, keys, leaves) if low is None else low
             y += self._product(*_scaled(low, leaves), 1)
@@ -46,12 +46,6 @@ class Dense(nn.Module):
         if self.bias:
             y += whole(self.param("bias", nn.initializers.zeros, self.outputs), y)
         return y
-
-    def adapter(self) -> dict[str, Array]:
-        """Its adapter's leaves, by part; empty without one."""
-        counting = lora.counting(quantized=self.has_variable("params", SCALE))
-        there = [part for part in counting if self.has_variable("params", part)]
-        return {part: self.get_variable("params", part) for part in there}
 
     def _low(self, x: Array, keys: Array | None, leaves: dict[str, Array]) -> Array:
         """x A [..., R], of an x of which a share is dropped."""
@@ -63,6 +57,13 @@ class Dense(nn.Module):
 
     def _product(self, x: Array, kernel: Kernel, contracted: int) -> Array:
         return dense(x.astype(self.dtype), kernel, contracted)
+
+
+def beside(module: nn.Module) -> dict[str, Array]:
+    """The leaves of the adapter beside a module's kernel, by part; empty without one."""
+    counting = lora.counting(quantized=module.has_variable("params", SCALE))
+    there = [part for part in counting if module.has_variable("params", part)]
+    return {part: module.get_variable("params", part) for part in there}
 
 
 def _scaled(low: Array, leaves: dict[str, Array]) -> tuple[Array, Array]:
@@ -78,7 +79,7 @@ def together(each: Sequence[Dense], x: Array, keys: Array | None) -> list[Array]
     """What each Dense gives for one x [..., I]; with the A of all that drop nothing x is multiplied
     once, side by side.
     """
-    adapters = {one.name: leaves for one in each if (leaves := one.adapter())}
+    adapters = {one.name: leaves for one in each if (leaves := beside(one))}
     if keys is not None:
         adapters = {name: own for name, own in adapters.items() if "lora_drop" not in own}
     lows: dict[str | None, Array] = {}

@@ -15,10 +15,13 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from jaxlm.core.mesh import Layout
-from jaxlm.models.dense import Dense
+from jaxlm.core import tree
+from jaxlm.core.mesh import Layout, logical_axes
+from jaxlm.models import lora
+from jaxlm.models.axes import AXES
+from jaxlm.models.dense import Dense, beside
 from jaxlm.models.layers import ACTIVATIONS
-from jaxlm.models.quantize import Kernel, declared, grouped
+from jaxlm.models.quantize import declared, grouped
 from jaxlm.models.spec import ModelSpec
 
 
@@ -43,25 +46,25 @@ class Experts(nn.Module):
         if spec.experts.normalized:
             weights /= weights.sum(-1, keepdims=True)
         wide, narrow = (count, spec.embed, spec.mlp), (count, spec.mlp, spec.embed)
-        kernels = (
-            Declared(wide, normal(spec.init_scale), name="gate")(),
-            Declared(wide, normal(spec.init_scale), name="up")(),
-            Declared(narrow, normal(self.out_scale), name="down")(),
-        )
-        kernels = tuple(k if isinstance(k, dict) else k.astype(self.dtype) for k in kernels)
-        arrays = (x, weights.astype(self.dtype), chosen, *kernels)
+        kernels = {
+            "gate": Declared(wide, normal(spec.init_scale), name="gate")(),
+            "up": Declared(wide, normal(spec.init_scale), name="up")(),
+            "down": Declared(narrow, normal(self.out_scale), name="down")(),
+        }
+        kernels = tree.map_named(self._typed, kernels)
+        arrays = (x, weights.astype(self.dtype), chosen, kernels)
         run = partial(sparse, activation=spec.activation)
         if layout.mesh.size == 1:
             return run(*arrays)
         splits = x.shape[0] % layout.size("batch") == 0  # the rows of a short generation may not
         rows = layout.spec(("batch" if splits else None, None, None))
 
-        def split(kernel: Kernel, axis: int) -> Any:
-            def one(leaf: Array) -> Any:
-                wide = leaf.shape[axis] > 1  # but a scale of each output
-                return layout.spec([("mlp" if wide and i == axis else None) for i in range(3)])
-
-            return jax.tree.map(one, kernel)
+        def split(name: str, leaf: Array) -> Any:
+            axes = logical_axes(f"experts/{name}", AXES) or ()
+            each = zip(axes, leaf.shape, strict=True)  # 1 of what a scale is the same for
+            return layout.spec(
+                [axis if axis == "mlp" and size > 1 else None for axis, size in each]
+            )
 
         def local(*arrays: Any) -> Array:
             return jax.lax.psum(run(*arrays), dict(layout.rules)["mlp"])
@@ -69,47 +72,59 @@ class Experts(nn.Module):
         return jax.shard_map(
             local,
             mesh=layout.mesh,
-            in_specs=(rows, rows, rows, *map(split, kernels, (2, 2, 1))),
+            in_specs=(rows, rows, rows, tree.map_named(split, kernels)),
             out_specs=rows,
             check_vma=False,
         )(*arrays)
 
+    def _typed(self, name: str, leaf: Array) -> Array:
+        """A kernel as it is multiplied, before it meets over devices."""
+        return leaf.astype(self.dtype) if name.endswith("/kernel") else leaf
+
 
 class Declared(nn.Module):
-    """A declared parameter that another function uses."""
+    """A kernel that another function uses, by the names of its leaves and those of its adapter."""
 
     shape: tuple[int, ...]
     initializer: Callable[..., Array]
 
     @nn.compact
-    def __call__(self) -> Kernel:
-        return declared(self, self.initializer, self.shape)
+    def __call__(self) -> dict[str, Array]:
+        kernel = declared(self, self.initializer, self.shape)
+        return (kernel if isinstance(kernel, dict) else {"kernel": kernel}) | beside(self)
 
 
 def sparse(
     x: Array,
     weights: Array,
     chosen: Array,
-    gate: Kernel,
-    up: Kernel,
-    down: Kernel,
+    kernels: dict[str, dict[str, Array]],
     *,
     activation: str,
 ) -> Array:
     """x [B, L, D] through experts chosen [B, L, C] int32 with weights [B, L, C].
 
-    gate, up [E, D, F]; down [E, F, D]. Returns [B, L, D].
+    kernels: gate and up [E, D, F], down [E, F, D], each with the adapters of its experts, if it has
+    some. Returns [B, L, D].
     """
-    embed, count = x.shape[-1], jax.tree.leaves(gate)[0].shape[0]
+    embed, count = x.shape[-1], jax.tree.leaves(kernels)[0].shape[0]
     flat, each = chosen.reshape(-1), chosen.shape[-1]
     order = jnp.argsort(flat, stable=True)
     sizes = jnp.bincount(flat, length=count).astype(jnp.int32)
     rows = x.reshape(-1, embed)[order // each]
 
-    def product(rows: Array, kernel: Kernel) -> Array:
-        return checkpoint_name(grouped(rows, kernel, sizes), "product")
+    def product(rows: Array, name: str) -> Array:
+        leaves = kernels[name]
+        own = {part: leaf for part, leaf in leaves.items() if part in lora.PARTS}
+        kernel = leaves.get("kernel", {n: x for n, x in leaves.items() if n not in own})
+        y = grouped(rows, kernel, sizes)
+        if own:
+            a, b = jax.vmap(lora.factors)(own)
+            low = checkpoint_name(grouped(rows, a, sizes), "product")
+            y += grouped(low, b * own["lora_scale"][:, None, None], sizes)
+        return checkpoint_name(y, "product")
 
-    hidden = ACTIVATIONS[activation](product(rows, gate)) * product(rows, up)
-    y = product(hidden, down)[jnp.argsort(order)]
+    hidden = ACTIVATIONS[activation](product(rows, "gate")) * product(rows, "up")
+    y = product(hidden, "down")[jnp.argsort(order)]
     y = y.reshape(*chosen.shape, embed) * weights[..., None]
     return y.sum(-2).astype(x.dtype)

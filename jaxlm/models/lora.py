@@ -27,10 +27,10 @@ TRAINED = r"/lora_[abm]$"
 """Those that train."""
 NAMED = {
     "attention": r"blocks/(attn|cross)/[qkvo]/kernel$",
-    "mlp": r"blocks/mlp/(gate|up|down)/kernel$",
-    "all-linear": r"blocks/(attn/[qkvo]|cross/[qkvo]|mlp/(gate|up|down))/kernel$",
+    "mlp": r"blocks/(mlp|experts)/(gate|up|down)/kernel$",
+    "all-linear": r"blocks/((attn|cross)/[qkvo]|(mlp|experts)/(gate|up|down))/kernel$",
 }
-"""Names of targets, of every stack of the model."""
+"""Names of targets, of every stack of the model; an expert's kernel has an adapter of its own."""
 
 
 def add(
@@ -52,10 +52,11 @@ def add(
     2015 with a = sqrt 5). init=pissa: A and B are the kernel's first `rank` singular vectors (Meng
     et al. 2024, eq. 2 and 3), and what they begin as is subtracted; loftq: they are there, as
     `compensated` made them. rslora: the scale is alpha / sqrt(rank) (Kalajdzievski 2023, eq. 7).
-    Raises ConfigError for a target that matches no kernel of a block, and for a rank that is larger
-    than one.
+    Raises ConfigError for a target that matches no kernel of a block, for a rank that is larger
+    than one, and for DoRA or dropout beside experts.
     """
     kernels, scale = select(params, targets), scaling(rank, alpha, rslora)
+    check_experts(kernels, {"lora.dora": dora, "lora.dropout": bool(dropout)})
     check_init(kernels, rank, init, quantized=any(isinstance(k, dict) for k in kernels.values()))
     leaves = tree.flatten(params)
     begun = {n: x for n, x in leaves.items() if re.search(r"/lora_[ab]0?$", n)}
@@ -63,7 +64,7 @@ def add(
     def made(key: Array, kernels: dict[str, Kernel], begun: dict[str, Array]) -> Params:
         added = dict(begun)
         for index, (name, kernel) in enumerate(kernels.items()):
-            beside, first = name.removesuffix("kernel"), shape(kernel)[:1]
+            beside, first = name.removesuffix("kernel"), numbered(name, shape(kernel))
             inputs, outputs = sides(name, shape(kernel))
             if beside + "lora_a" in begun:
                 a, b = begun[beside + "lora_a"], begun[beside + "lora_b"]
@@ -89,6 +90,13 @@ def add(
     shardings = layout.shardings(jax.eval_shape(made, key, kernels, begun), AXES)
     added = jax.jit(made, out_shardings=shardings)(key, kernels, begun)
     return tree.combine(tree.partition(params, frozenset(begun))[1], added)
+
+
+def check_experts(kernels: Iterable[str], asked: Mapping[str, bool]) -> None:
+    """Raise ConfigError where experts are to have what adapters of theirs cannot."""
+    experts = [name for name in kernels if "/experts/" in name]
+    for key in (key for key, wanted in asked.items() if wanted and experts):
+        raise ConfigError(key, f"{experts[0]} cannot have it; leave it out, or target attention")
 
 
 def scaling(rank: int, alpha: float, rslora: bool) -> float:
@@ -141,16 +149,25 @@ def select(
     kernels = [name for name in names if "blocks/" in name and name.endswith("/kernel")]
     if not kernels:
         raise ConfigError(where, "no kernel of a block matches; write attn/(q|v)/kernel")
-    if bare := [name for name in kernels if "/experts/" in name]:
-        raise ConfigError(where, f"{bare[0]} takes no adapter; write attn/(q|v)/kernel")
+    if routers := [name for name in kernels if name.endswith("/router/kernel")]:
+        advice = "write experts/(gate|up|down)/kernel"
+        raise ConfigError(where, f"{routers[0]} takes no adapter; {advice}")
     return {name: leaves[name] for name in kernels}
 
 
 @cache
+def numbered(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What the adapters of the kernel `name`, of `shape`, are numbered by: (layers,), or of experts
+    (layers, experts).
+    """
+    return shape[: slices(name)[0]]
+
+
+@cache
 def sides(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(the inputs, the outputs) of one layer of the kernel `name`, of `shape` with its layers."""
-    split = sum(slices(name))
-    return shape[1:split], shape[split:]
+    """(the inputs, the outputs) of what an adapter is beside, of the kernel `name` of `shape`."""
+    first, inputs = slices(name)
+    return shape[first : first + inputs], shape[first + inputs :]
 
 
 def counting(*, quantized: bool) -> tuple[str, ...]:
@@ -201,7 +218,10 @@ def merge(params: Params) -> Params:
         own = {part: leaves.pop(beside + part) for part in PARTS if beside + part in leaves}
         if own:
             parts = own.keys() & counting(quantized=isinstance(kernel, dict))
-            leaves[name] = jax.vmap(_merged)(kernel, {part: own[part] for part in parts})
+            merged = _merged
+            for _ in numbered(name, shape(kernel)):
+                merged = jax.vmap(merged)
+            leaves[name] = merged(kernel, {part: own[part] for part in parts})
         elif isinstance(kernel, dict):
             leaves[name] = dequantize(kernel, jnp.bfloat16)
     return tree.unflatten(leaves)
@@ -234,6 +254,6 @@ def _principal(kernel: Array, rank: int, scale: float) -> tuple[Array, Array]:
 
 
 def _flat(name: str, kernel: Any) -> Array:
-    """A kernel as [layers, I, O]."""
-    inputs, _ = sides(name, kernel.shape)
-    return kernel.reshape(kernel.shape[0], math.prod(inputs), -1)
+    """A kernel as [layers, or layers x experts, I, O]."""
+    inputs, outputs = sides(name, kernel.shape)
+    return kernel.reshape(-1, math.prod(inputs), math.prod(outputs))

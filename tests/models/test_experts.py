@@ -4,11 +4,16 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import optax
 import pytest
 
 from jaxlm.core import tree
+from jaxlm.core.errors import ConfigError
+from jaxlm.models import lora
 from jaxlm.models.experts import sparse
 from jaxlm.models.transformer import make_forward
+
+MIXTRAL = networks.spec(**networks.SHAPES["mixtral"])
 
 
 def arrays(tokens=24, count=4, chosen=2, embed=8, hidden=12):
@@ -35,6 +40,11 @@ def dense(x, weights, chosen, gate, up, down):
     return jnp.einsum("bled,ble->bld", each, share)
 
 
+def ours(x, weights, chosen, gate, up, down):
+    kernels = {"gate": {"kernel": gate}, "up": {"kernel": up}, "down": {"kernel": down}}
+    return sparse(x, weights, chosen, kernels, activation="silu")
+
+
 @pytest.mark.parametrize("chosen", [1, 2, 4])
 def test_the_chosen_experts_are_all_that_counts(chosen):
     x, weights, index, *kernels = arrays(chosen=chosen)
@@ -46,30 +56,83 @@ def test_the_chosen_experts_are_all_that_counts(chosen):
         )
         return {"y": y, "gradients": dict(enumerate(pullback(cotangent)))}
 
-    found = both(lambda *given: sparse(*given, activation="silu"))
+    found = both(ours)
     networks.assert_close(found, both(dense))
 
 
 def test_an_expert_that_nobody_chooses_has_no_gradient():
     x, weights, index, *kernels = arrays()
     index = jnp.minimum(index, 2)
-    gradient = jax.grad(
-        lambda gate: sparse(x, weights, index, gate, *kernels[1:], activation="silu").sum()
-    )
+    gradient = jax.grad(lambda gate: ours(x, weights, index, gate, *kernels[1:]).sum())
     found = np.asarray(gradient(kernels[0]))
     assert not found[3].any() and found[0].any()
 
 
+def adapted(params, at=None, **how):
+    """The model with adapters of its experts that do something."""
+    given = {"rank": 3, "alpha": 6.0, "targets": ["mlp"]} | how
+    added = lora.add(params, at or networks.layout(), jax.random.key(2), **given)
+
+    def moved(name, leaf):
+        noise = np.random.default_rng([*name.encode()]).normal(size=leaf.shape)
+        return leaf + 0.2 * jnp.asarray(noise, leaf.dtype) if "lora_b" in name[-6:] else leaf
+
+    return tree.map_named(moved, added)
+
+
+def hidden(params, spec=MIXTRAL):
+    forward = make_forward(spec, networks.layout(), jnp.float32)
+    return jax.jit(lambda p, b: forward.hidden(p, b, None)[0])(params, networks.batch())
+
+
+@pytest.mark.parametrize("rank", [0, 3])
 @pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
-def test_a_mesh_changes_neither_loss_nor_gradient(mesh):
-    spec = networks.spec(**networks.SHAPES["mixtral"])
-    batch = networks.batch()
-    one, many = (networks.layout(**sizes) for sizes in ({}, mesh))
-    found = [
-        jax.jit(jax.value_and_grad(networks.loss(spec, at)))(networks.params(spec, at), batch)
-        for at in (one, many)
-    ]
+def test_a_mesh_changes_neither_loss_nor_gradient(mesh, rank):
+    batch, found = networks.batch(), []
+    for at in (networks.layout(), networks.layout(**mesh)):
+        params = networks.params(MIXTRAL, at)
+        params = adapted(params, at, rank=rank) if rank else params
+        found.append(jax.jit(jax.value_and_grad(networks.loss(MIXTRAL, at)))(params, batch))
     networks.assert_close(*found)
+
+
+@pytest.mark.parametrize("form", [{}, {"rslora": True}, {"init": "pissa"}], ids=str)
+def test_each_expert_has_an_adapter_of_its_own_which_merges(form):
+    base = networks.params(MIXTRAL)
+    params = adapted(base, **form)
+    size = (MIXTRAL.layers, MIXTRAL.experts.count, 3, MIXTRAL.embed)
+    assert tree.flatten(params)["decoder/blocks/experts/down/lora_b"].shape == size
+    applied = hidden(params)
+    assert np.abs(applied - hidden(base)).max() > 0.1
+    np.testing.assert_allclose(hidden(lora.merge(params)), applied, atol=1e-4)
+
+
+def test_adapters_of_experts_alone_train_and_begin_as_nothing():
+    base = networks.params(MIXTRAL)
+    start = lora.add(
+        base, networks.layout(), networks.ROOT, rank=2, alpha=4.0, targets=["experts/(gate|down)"]
+    )
+    networks.assert_same(hidden(start), hidden(base))
+    given = {"start": start, "trainable": [lora.TRAINED]}
+    state, step = networks.trainer(MIXTRAL, optax.adamw(1e-2), **given)
+    for _ in range(2):  # A has no gradient while B is 0
+        state, _ = step(state, networks.batch())
+    before, after = tree.flatten(start), tree.flatten(state.params)
+    for name in before:
+        assert np.any(before[name] != after[name]) == name.endswith(("lora_a", "lora_b")), name
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"dora": True}, "lora.dora"),
+        ({"dropout": 0.1}, "lora.dropout"),
+        ({"targets": ["experts/router"]}, "lora.targets"),
+    ],
+)
+def test_what_adapters_of_experts_cannot_is_refused(given, key):
+    with pytest.raises(ConfigError, match=rf"^{key}: decoder/blocks/experts/\w+/kernel "):
+        adapted(networks.params(MIXTRAL), **given)
 
 
 def test_weights_of_the_chosen_sum_to_one_or_are_shares_of_all():
