@@ -83,6 +83,8 @@ def check_out(case, params, out, **more):
         *(("gpt2", form) for form in FORMS),
         ("modernbert plain", "dora"),
         ("t5", "rslora"),
+        ("mixtral", "rslora"),
+        ("qwen3_moe", "lora"),
     ],
     indirect=["case"],
 )
