@@ -155,7 +155,7 @@ class Lora(Section):
     alpha: Positive = 16.0
     """The adapter's product is multiplied by alpha / rank."""
     targets: Patterns = ("attention",)
-    """The kernels that get one: attention, mlp, all-linear, or regular expressions of names."""
+    """The kernels that get one: attention, mlp (and experts), all-linear, or patterns of names."""
     rslora: bool = False
     """Multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023)."""
     dora: bool = False

@@ -102,7 +102,8 @@ def _of_base(path: str, base: str, force: bool) -> tuple[dict[str, Module], dict
         for at in np.ndindex(scale.shape):  # a layer, or an expert of a layer
             a, b = leaves[name][at], leaves[f"{beside}lora_b"][at]
             module = beside.replace("blocks/", f"blocks/{at[0]}/").rstrip("/")
-            modules["/".join((module, *map(str, at[1:])))] = Module(
+            module = module.replace("experts/", f"experts/{at[-1]}/")
+            modules[module] = Module(
                 a.reshape(-1, a.shape[-1]),
                 b.reshape(a.shape[-1], -1),
                 float(scale[at]),

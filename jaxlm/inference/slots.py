@@ -59,7 +59,8 @@ def reserve(base: Params, slots: Slots, layout: Layout) -> tuple[Params, Held]:
     targets = [slots.targets] if isinstance(slots.targets, str) else slots.targets
     leaves = tree.flatten(base)
     kernels = {name: leaves[name] for name in lora.select(base, targets, "Slots.targets")}
-    lora.check_experts(kernels, {"Slots.targets": True})
+    if experts := [name for name in kernels if "/experts/" in name]:
+        raise ConfigError("Slots.targets", f"{experts[0]} has no slots; write targets='attention'")
     every = _shapes(kernels, slots.rank * slots.n, layout)
     one = _shapes(kernels, slots.rank, layout)
 

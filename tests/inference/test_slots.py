@@ -28,6 +28,12 @@ def folder(tmp_path_factory):
     return at
 
 
+def test_experts_have_no_slots(tmp_path):
+    base = hubs.write(tmp_path / "base", "mixtral")
+    with pytest.raises(ConfigError, match=r"^Slots.targets: .*/experts/down/kernel has no slots; "):
+        jaxlm.load(base, adapters=jaxlm.Slots(3, "all-linear", 2))
+
+
 @pytest.fixture(scope="module")
 def plain(folder):
     return jaxlm.load(folder / "base")
