@@ -33,10 +33,12 @@ BASE, QUANTIZED = "jaxlm.base", "jaxlm.quantized"
 its kernels where they were quantized meanwhile."""
 PREFIX = "base_model.model."
 ENDS = {"a": ".lora_A.weight", "b": ".lora_B.weight", "m": ".lora_magnitude_vector"}
+ROWS = ".token_adapter.trainable_tokens_delta"
+"""Ends the name of the rows of some ids [n, D] that replace those of a table."""
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Ways to begin an adapter, of PEFT's, that leave the base as it is."""
-EMPTY = ("layer_replication", "megatron_config", "trainable_token_indices", "target_parameters")
-"""Options of PEFT that are more than an adapter beside a kernel."""
+EMPTY = ("layer_replication", "megatron_config", "target_parameters")
+"""Options of PEFT that are more than an adapter beside a kernel, or rows of a table."""
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -50,7 +52,8 @@ def read_adapter(
     """(the leaves by name, float32, that the adapter in the folder `path` puts onto `params`, the
     digest of the base that it names, if it was made here).
 
-    Layers that have none get zeros; parameters saved whole replace those of the base, in its type.
+    Layers that have none get zeros; parameters saved whole, and rows of ids, replace those of the
+    base, in its type.
     Raises CheckpointError for what PEFT does and we do not, and for names and shapes that the base
     does not have.
     """
@@ -75,6 +78,13 @@ def read_adapter(
                 array[piece.at] = names.read(piece, tensor, shape)
                 used.add(piece.name)
             made[leaf] = array.astype(leaves[leaf].dtype)
+        for piece in own:
+            if (end := piece.name.removesuffix(".weight") + ROWS) in files:
+                table, rows = np.array(made.get(leaf, leaves[leaf])), tensors[files[end]]
+                made[leaf] = _with_rows(where, piece, table, rows, _ids(config, end))
+                used.add(end)
+    if config.get("trainable_token_indices") and not any(name.endswith(ROWS) for name in files):
+        raise CheckpointError(where, "trainable_token_indices: holds no rows for them")
     parts, tied = names.tensors(pieces), bool(config.get("ensure_weight_tying"))
 
     def of_base(name: str) -> np.ndarray:
@@ -129,6 +139,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(str(where), "bias is not none; biases are not read")
     if odd := [key for key in EMPTY if config.get(key)]:
         raise CheckpointError(str(where), f"{odd[0]} is not supported")
+    given = config.get("trainable_token_indices") or []
+    ids = given.values() if isinstance(given, dict) else [given]
+    if not all(isinstance(each, list) and all(type(i) is int for i in each) for each in ids):
+        raise CheckpointError(str(where), "trainable_token_indices is no list of ids")
     alphas = [config.get("lora_alpha", 8)]
     for key in ("rank_pattern", "alpha_pattern"):
         its = config.get(key) or {}
@@ -152,7 +166,7 @@ def split_names(where: str, tensors: Iterable[str]) -> dict[str, tuple[str, str]
         bare = name.removeprefix(PREFIX)
         if bare.endswith(f"{ENDS['m']}.weight"):
             bare = bare.removesuffix(".weight")
-        end = next((end for end in ENDS.values() if bare.endswith(end)), "")
+        end = next((end for end in (*ENDS.values(), ROWS) if bare.endswith(end)), "")
         modules[name] = (bare.removesuffix(end) + (".weight" if end else ""), end)
     return modules
 
@@ -210,6 +224,32 @@ def _read_factors(
         a, b = a[..., read], b[:, read]
     made = {"lora_a": a, "lora_b": b, "lora_scale": scale} | ({} if m is None else {"lora_m": m})
     return {beside + part: array for part, array in made.items()}
+
+
+def _ids(config: Mapping[str, Any], module: str) -> list[int]:
+    """Which ids the rows of a module are of."""
+    given = config.get("trainable_token_indices") or []
+    if not isinstance(given, dict):
+        return given
+    module = module.removesuffix(ROWS)
+    return next((ids for name, ids in given.items() if f".{module}".endswith(f".{name}")), [])
+
+
+def _with_rows(
+    where: str, piece: Piece, table: np.ndarray, rows: np.ndarray, ids: list[int]
+) -> np.ndarray:
+    """A table [V, D], or [D, V], with the rows [n, D] of some ids replaced."""
+    theirs = np.array(names.write([piece], [table[piece.at]]))
+    if any(not 0 <= i < len(theirs) for i in ids):
+        what = f"has a row for id {max(ids)}, and the base {len(theirs)}"
+        raise CheckpointError(where, f"{what}; give the base those rows first")
+    if rows.shape != (len(ids), theirs.shape[1]):
+        what = f"{list(rows.shape)} for {len(ids)} ids of {theirs.shape[1]} numbers"
+        raise CheckpointError(where, f"trainable_token_indices: its rows are {what}")
+    theirs[ids] = rows
+    made = table.copy()
+    made[piece.at] = names.read(piece, theirs, table[piece.at].shape)
+    return made
 
 
 def _check_copies(

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from jaxlm.hub.adapter import (
     ENDS,
     PREFIX,
     QUANTIZED,
+    ROWS,
     STEM,
     column_norms,
     low_rank,
@@ -42,13 +44,15 @@ def save_adapter(
     family: Family,
     *,
     saved: Iterable[str] = (),
+    rows: Mapping[str, range] = MappingProxyType({}),
     base: str = "",
     quantized: str = "",
     name: str | None = None,
 ) -> None:
     """Write the adapters in `params` into the new folder `out`, with the names of `family`.
 
-    saved: names of leaves that were trained whole. base: the digest of what was adapted; quantized:
+    saved: names of leaves that were trained whole; rows: of tables, the ids of which they alone
+    were. base: the digest of what was adapted; quantized:
     the type of its kernels, if they were; name: how PEFT finds it. Raises ConfigError when `out`
     exists, CheckpointError for a leaf that PEFT cannot hold apart, StorageError when the disk is
     full.
@@ -73,6 +77,12 @@ def save_adapter(
             if copy.rpartition(".")[0] in modules:
                 slices = [np.asarray(leaves[part.leaf][part.at]) for part in parts]
                 made[PREFIX + copy] = names.write(parts, slices)
+    indices: dict[str, list[int]] = {}
+    for tensor, parts in files.items():
+        if (ids := rows.get(parts[0].leaf)) and tensor.rpartition(".")[0] not in modules:
+            table = names.write(parts, [np.asarray(leaves[part.leaf][part.at]) for part in parts])
+            indices[tensor.rpartition(".")[0]] = list(ids)
+            made[PREFIX + tensor.removesuffix(".weight") + ROWS] = table[ids.start : ids.stop]
     drops = {float(leaf.ravel()[0]) for n, leaf in leaves.items() if n.endswith("/lora_drop")}
     every = {tensor.rpartition(".")[0] for tensor in (*files, *copies)}
     values = _config(sizes, every) | {
@@ -82,6 +92,8 @@ def save_adapter(
         "use_dora": any(name.endswith(ENDS["m"]) for name in made),
         "fan_in_fan_out": turned,
         "modules_to_save": _named(modules, every) or None,
+        "trainable_token_indices": {_named({m}, every)[0]: ids for m, ids in indices.items()}
+        or None,
     }
     tensors = {name: Lazy(x.shape, x.dtype, lambda x=x: x) for name, x in made.items()}
     with whole(out) as folder:

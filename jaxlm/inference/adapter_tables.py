@@ -68,10 +68,10 @@ def _of_file(
     parts: dict[str, dict[str, np.ndarray]] = {}
     saved = {}
     for name, (own, end) in split_names(path, tensors).items():
-        if end:
+        if end in ENDS.values():
             parts.setdefault(own.removesuffix(".weight"), {})[end] = tensors[name]
         else:
-            saved[own] = tensors[name]
+            saved[own.removesuffix(".weight") + end if end else own] = tensors[name]
     modules = {}
     for module, its in parts.items():
         if ENDS["a"] not in its or ENDS["b"] not in its:

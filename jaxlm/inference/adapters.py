@@ -39,6 +39,7 @@ from jaxlm.inference.run import (
 )
 from jaxlm.models import lora, quantize
 from jaxlm.models.axes import AXES
+from jaxlm.models.rows import beside, tables
 from jaxlm.models.spec import ModelSpec
 
 
@@ -124,8 +125,8 @@ def is_lora_run(path: str | Path) -> bool:
 def export_adapter(source: str, out: str) -> Family:
     """Write the adapters of the run at `source`, and what it trained whole, as PEFT has them.
 
-    Raises ConfigError for what is no such run, for one with tokens that its base lacks, and as
-    `save_adapter`.
+    Raises ConfigError for what is no such run, for one with tokens that its base lacks and no
+    trained rows for them, and as `save_adapter`.
     """
     if not is_lora_run(source):
         what = "trains no adapter beside a base; write it whole with jaxlm convert export"
@@ -133,11 +134,14 @@ def export_adapter(source: str, out: str) -> Family:
     kind = open_run(source).config.frozen_dtype
     run, layout = unquantized(open_run(source)), Layout(make_mesh({}, jax.devices()[:1]))
     config, init = run.config, run.config.init or ""
-    if rows_before(config):
-        raise ConfigError(source, "has tokens that its base lacks; export it with --merge")
     _, params = load_params(run, layout, warn=to_stderr)
     mask = trained(config, shapes(config, run.spec, layout))
     saved = [name for name in mask if "/lora_" not in name]
+    first, last = rows_before(config), run.spec.vocab
+    new = {name: range(first, last) for name in tables(params) if first and beside(name) in mask}
+    if first and set(tables(params)) - set(saved) - set(new):
+        what = "has tokens that its base lacks, and did not train their rows"
+        raise ConfigError(source, f"{what}; export it with --merge")
     family = family_of(_config_of(init), run.spec)
     base = _base(run, layout) if saved else lora.without(params)
     save_adapter(
@@ -146,7 +150,8 @@ def export_adapter(source: str, out: str) -> Family:
         run.spec,
         family,
         saved=saved,
-        base=base_digest(base, run.spec),
+        rows=new,
+        base=base_digest(base, run.spec.model_copy(update={"vocab": first or last})),
         quantized=kind if kind in quantize.KINDS else "",
         name=init.removeprefix("hf://").partition("@")[0] if is_remote(init) else init,
     )
@@ -158,7 +163,8 @@ def check(source: str, out: str) -> None:
     run, layout = unquantized(open_run(source)), Layout(make_mesh({}, jax.devices()[:1]))
     base, (_, params) = _base(run, layout), load_params(run, layout, warn=to_stderr)
     family = family_of(_config_of(run.config.init or ""), run.spec)
-    read_back = read({out: 1}, base, run.spec, family, digest=lambda: base_digest(base, run.spec))
+    spec = run.spec.model_copy(update={"vocab": rows_before(run.config) or run.spec.vocab})
+    read_back = read({out: 1}, base, run.spec, family, digest=lambda: base_digest(base, spec))
     found = put_adapter(base, read_back, layout)
     mine, theirs = (tree.flatten(lora.merge(each)) for each in (params, found))
     for name, leaf in mine.items():

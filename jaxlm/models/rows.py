@@ -31,9 +31,9 @@ def split(params: Params, layout: Layout, first: int, vocab: int) -> Params:
         if leaves[name].ndim == 2
     }
     for name, cut in cuts.items():
-        like = {_beside(name): jax.eval_shape(cut, leaves[name])}
+        like = {beside(name): jax.eval_shape(cut, leaves[name])}
         lies = layout.shardings(tree.unflatten(like), AXES)
-        made[_beside(name)] = jax.jit(cut, out_shardings=tree.flatten(lies)[_beside(name)])(
+        made[beside(name)] = jax.jit(cut, out_shardings=tree.flatten(lies)[beside(name)])(
             leaves[name]
         )
     return tree.unflatten(leaves | made)
@@ -44,7 +44,7 @@ def joined(params: Params, layout: Layout, vocab: int) -> Params:
     leaves = tree.flatten(params)
     shardings = tree.flatten(layout.shardings(params, AXES))
     for name, axis in tables(params).items():
-        if (new := leaves.pop(_beside(name), None)) is not None:
+        if (new := leaves.pop(beside(name), None)) is not None:
             put = jax.jit(partial(_put, axis=axis, vocab=vocab), out_shardings=shardings[name])
             leaves[name] = put(leaves[name], new)
     return tree.unflatten(leaves)
@@ -65,7 +65,8 @@ def scored(scores: Array, own: Array, vocab: int) -> Array:
     return jax.lax.dynamic_update_slice(scores, own, first)
 
 
-def _beside(name: str) -> str:
+def beside(name: str) -> str:
+    """The name of the new rows of a table."""
     return f"{name.rpartition('/')[0]}/{NEW_ROWS}"
 
 

@@ -14,7 +14,9 @@ import jaxlm
 from jaxlm.checkpoint import inspect as checkpoints
 from jaxlm.config.load import load
 from jaxlm.core import errors, tree
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.hub.adapter import BASE, read_tensors
+from jaxlm.inference.adapters import base_digest
 from jaxlm.inference.run import base_params
 from jaxlm.text.train import train
 from jaxlm.training.state import inherit
@@ -87,6 +89,25 @@ def test_a_run_with_more_tokens_says_so_resumes_and_generates(tmp_path, base, la
     for old, new in zip(*(_rows(each) for each in (before, after)), strict=True):
         np.testing.assert_array_equal(new[:OLD], old[:OLD])
     assert np.abs(new[OLD:NEW] - old[:OLD].mean(0)).max() > 1e-3  # the head's: no text has them
+
+    check_adapter(tmp_path, base)
+
+
+def check_adapter(tmp_path, base):
+    """The run's adapter has its rows; the base alone has none of those, and says so."""
+    code, _, err = processes.run("convert", "export", f"{tmp_path}/run", f"{tmp_path}/adapter")
+    assert code == errors.DONE, err
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    ids = list(range(OLD, NEW))
+    assert config["trainable_token_indices"] == {"embed_tokens": ids, "lm_head": ids}
+    with pytest.raises(CheckpointError, match=rf"a row for id {NEW - 1}, and the base {OLD}; give"):
+        jaxlm.load(base).with_adapter(tmp_path / "adapter")
+    plain, merged = (jaxlm.load(each) for each in (base, tmp_path / "out"))
+    told = read_tensors(tmp_path / "adapter")[1]
+    assert told[BASE] == base_digest(plain.params, plain.spec)
+    found = merged.with_adapter(tmp_path / "adapter", force=True).params
+    for one, other in zip(_rows(found), _rows(merged.params), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_new_rows_of_a_tokenizer_that_adds_none_are_refused(tmp_path, base):

@@ -12,7 +12,7 @@ import test_families as families
 from jaxlm.core import tree
 from jaxlm.hub.adapter import put_adapter, read_adapter
 from jaxlm.hub.adapter_save import save_adapter
-from jaxlm.models import lora
+from jaxlm.models import lora, rows
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -103,6 +103,17 @@ def test_embeddings_trained_whole_load_in_peft(case, tmp_path):
     saved = [name for name in tree.flatten(case[2].params) if name.endswith("embed/embedding")]
     params = moved(adapted(case[2]), ("embed/embedding",))
     check_out(case, params, tmp_path / "out", saved=saved)
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2"], indirect=True)
+def test_rows_trained_alone_load_in_peft(case, tmp_path):
+    vocab = case[1].spec.vocab
+    tables, ids = rows.tables(case[2].params), range(vocab - 3, vocab)
+    leaves = tree.flatten(adapted(case[2]))
+    for name, axis in tables.items():
+        at = (slice(None),) * axis + (slice(ids.start, ids.stop),)
+        leaves[name] = leaves[name].at[at].add(0.5)
+    check_out(case, tree.unflatten(leaves), tmp_path / "out", rows=dict.fromkeys(tables, ids))
 
 
 @pytest.mark.parametrize("form", [{}, {"use_rslora": True}, {"use_dora": True}])
