@@ -51,15 +51,53 @@ def save_adapter(
 ) -> None:
     """Write the adapters in `params` into the new folder `out`, with the names of `family`.
 
-    saved: names of leaves that were trained whole; rows: of tables, the ids of which they alone
-    were. base: the digest of what was adapted; quantized:
-    the type of its kernels, if they were; name: how PEFT finds it. Raises ConfigError when `out`
-    exists, CheckpointError for a leaf that PEFT cannot hold apart, StorageError when the disk is
-    full.
+    saved: names of leaves that were trained whole; rows: of tables, the ids that were trained
+    alone. base: the digest of what was adapted; quantized: the type of its kernels, if they were;
+    name: how PEFT finds it. Raises ConfigError when `out` exists, CheckpointError for a leaf that
+    PEFT cannot hold apart, StorageError when the disk is full.
     """
     leaves = tree.flatten(params)
     shapes = {name: tuple(x.shape) for name, x in leaves.items() if "/lora_" not in name}
     files = names.tensors(names.expand(family.table(spec), shapes, spec.vocab))
+    made, sizes, turned = _adapters(files, leaves)
+    if not sizes:
+        raise CheckpointError(str(out), "holds no adapter; export it with --merge")
+    copies = family.copied(spec, shapes)
+    modules = _modules(set(saved), files, copies, sizes)
+    every = {tensor.rpartition(".")[0] for tensor in (*files, *copies)}
+    for tensor, parts in files.items():
+        for copy in (tensor, *(a for a, b in copies.items() if b == tensor)):
+            if copy.rpartition(".")[0] in modules:
+                slices = [np.asarray(leaves[part.leaf][part.at]) for part in parts]
+                made[PREFIX + copy] = names.write(parts, slices)
+    indices: dict[str, list[int]] = {}
+    for tensor, (part, *_) in files.items():
+        if ids := rows.get(part.leaf):
+            table = names.write([part], [np.asarray(leaves[part.leaf])])
+            made[PREFIX + tensor.removesuffix(".weight") + ROWS] = table[ids.start : ids.stop]
+            indices[_named({tensor.removesuffix(".weight")}, every)[0]] = list(ids)
+    drops = {float(leaf.ravel()[0]) for n, leaf in leaves.items() if n.endswith("/lora_drop")}
+    values = _config(sizes, every) | {
+        "task_type": TASKS.get(spec.structure) if head_of(spec) == LM else None,
+        "base_model_name_or_path": name,
+        "lora_dropout": max(drops, default=0.0),
+        "use_dora": any(name.endswith(ENDS["m"]) for name in made),
+        "fan_in_fan_out": turned,
+        "modules_to_save": _named(modules, every) or None,
+        "trainable_token_indices": indices or None,
+    }
+    tensors = {name: Lazy(x.shape, x.dtype, lambda x=x: x) for name, x in made.items()}
+    with whole(out) as folder:
+        (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        size = sum(x.nbytes for x in made.values())
+        told = {key: text for key, text in ((BASE, base), (QUANTIZED, quantized)) if text}
+        write_tensors(folder, tensors, max_shard_bytes=size + 1, metadata=told, stem=STEM)
+
+
+def _adapters(
+    files: Mapping[str, list[Piece]], leaves: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, float]], bool]:
+    """(their tensors by name, (rank, alpha) by module, whether kernels lie as [in, out])."""
     made: dict[str, np.ndarray] = {}
     sizes: dict[str, tuple[int, float]] = {}
     turned = False
@@ -68,39 +106,7 @@ def save_adapter(
             module = tensor.removesuffix(".weight")
             found, sizes[module], turned = _factored(parts, leaves)
             made |= {f"{PREFIX}{module}{ENDS[part]}": array for part, array in found.items()}
-    if not sizes:
-        raise CheckpointError(str(out), "holds no adapter; export it with --merge")
-    copies = family.copied(spec, shapes)
-    modules = _modules(set(saved), files, copies, sizes)
-    for tensor, parts in files.items():
-        for copy in (tensor, *(a for a, b in copies.items() if b == tensor)):
-            if copy.rpartition(".")[0] in modules:
-                slices = [np.asarray(leaves[part.leaf][part.at]) for part in parts]
-                made[PREFIX + copy] = names.write(parts, slices)
-    indices: dict[str, list[int]] = {}
-    for tensor, parts in files.items():
-        if (ids := rows.get(parts[0].leaf)) and tensor.rpartition(".")[0] not in modules:
-            table = names.write(parts, [np.asarray(leaves[part.leaf][part.at]) for part in parts])
-            indices[tensor.rpartition(".")[0]] = list(ids)
-            made[PREFIX + tensor.removesuffix(".weight") + ROWS] = table[ids.start : ids.stop]
-    drops = {float(leaf.ravel()[0]) for n, leaf in leaves.items() if n.endswith("/lora_drop")}
-    every = {tensor.rpartition(".")[0] for tensor in (*files, *copies)}
-    values = _config(sizes, every) | {
-        "task_type": TASKS.get(spec.structure) if head_of(spec) == LM else None,
-        "base_model_name_or_path": name,
-        "lora_dropout": max(drops, default=0.0),
-        "use_dora": any(name.endswith(ENDS["m"]) for name in made),
-        "fan_in_fan_out": turned,
-        "modules_to_save": _named(modules, every) or None,
-        "trainable_token_indices": {_named({m}, every)[0]: ids for m, ids in indices.items()}
-        or None,
-    }
-    tensors = {name: Lazy(x.shape, x.dtype, lambda x=x: x) for name, x in made.items()}
-    with whole(out) as folder:
-        (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        size = sum(x.nbytes for x in made.values())
-        told = {key: text for key, text in ((BASE, base), (QUANTIZED, quantized)) if text}
-        write_tensors(folder, tensors, max_shard_bytes=size + 1, metadata=told, stem=STEM)
+    return made, sizes, turned
 
 
 def _factored(
