@@ -120,9 +120,13 @@ def _of_parsed(parse: Parse, value: Callable[[Any], Any]) -> Right:
         if expected is None:
             return True
         try:
-            return given == value(parse(expected))
+            wanted = parse(expected)
+        except ValueError:
+            return str(given) == expected.strip()  # the value by itself, and no JSON
+        try:
+            return given == value(wanted)
         except (ValueError, LookupError):
-            return str(given) == expected.strip()  # the value by itself
+            return given == wanted or str(given) == expected.strip()
 
     return right
 
