@@ -8,7 +8,7 @@ from jaxlm.core.errors import DataError
 from jaxlm.data import files
 from jaxlm.data.cache import held_out
 from jaxlm.data.examples import How, read_examples, said, template_for
-from jaxlm.data.formats import Example, detect
+from jaxlm.data.formats import ROLES, Example, detect
 from jaxlm.data.records import READERS, is_saved, records
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
@@ -55,8 +55,8 @@ def _of_file(path: str) -> Iterator[Example]:
     found = [files.local(path)] if is_saved(path) else files.find(path, (*READERS, LINES))
     for file in found:
         if files.suffix(file) == LINES:
-            for number, line in enumerate(files.text_of(file).splitlines(), 1):
-                if line:
+            for number, line in enumerate(files.text_of(file).split("\n"), 1):
+                if line := line.removesuffix("\r"):
                     yield Example(f"{file}:{number}", prompt=line)
             continue
         for where, record in records(file):
@@ -66,12 +66,18 @@ def _of_file(path: str) -> Iterator[Example]:
 
 def _answered(record: dict[str, Any]) -> dict[str, Any]:
     """The record with an empty answer where it has none."""
+    nothing = {"role": "assistant", "content": ""}
     for asks, answers in ANSWERS.items():
         if asks in record and record.get(answers) is None:
-            return {**record, answers: ""}
-    said, nothing = record.get("messages"), {"role": "assistant", "content": ""}
-    if isinstance(said, list) and said and said[-1].get("role") != "assistant":
-        return {**record, "messages": [*said, nothing]}
+            return {**record, answers: [nothing] if isinstance(record[asks], list) else ""}
+    for name in ("messages", "conversations"):
+        said = record.get(name)
+        if not (isinstance(said, list) and said and isinstance(said[-1], dict)):
+            continue
+        if "role" not in said[-1] and ROLES.get(str(said[-1].get("from"))) != "assistant":
+            return {**record, name: [*said, {"from": "gpt", "value": ""}]}
+        if "role" in said[-1] and said[-1]["role"] != "assistant":
+            return {**record, name: [*said, nothing]}
     return record
 
 
@@ -86,6 +92,7 @@ def _asked(example: Example, tokenizer: Tokenizer, how: How) -> Asked:
     )
     last = max(i for i, each in enumerate(example.messages) if each["role"] == "assistant")
     before = itertools.takewhile(lambda stretch: stretch[1] != last, stretches)
-    text = next((str(m.get("content")) for m in example.messages[:last][::-1]), "")
+    said = next(iter(example.messages[:last][::-1]), {})
+    text = "\n".join(str(said[key]) for key in ("content", "input") if said.get(key))
     expected = example.messages[last].get("content") or None
     return Asked([i for ids, _ in before for i in ids], text, expected, example.where)

@@ -39,8 +39,8 @@ def write(run_dir: str | os.PathLike[str]) -> Path:
     config = folder / "config.yaml"
     text = config.read_text(errors="replace") if config.exists() else ""
     path, said = folder / FILE, folder / SAMPLES
-    samples = said.read_text(encoding="utf-8").splitlines() if said.exists() else []
-    found = [json.loads(line) for line in samples]
+    samples = said.read_text(encoding="utf-8").split("\n") if said.exists() else []
+    found = [json.loads(line) for line in samples if line]
     metrics.replace(path, page(folder.resolve().name, rows, past, text, found).encode())
     return path
 
@@ -173,11 +173,13 @@ def _samples(rows: Sequence[dict[str, Any]]) -> str:
     """What was answered to each prompt at the first and at the last evaluation."""
     steps = sorted({row["step"] for row in rows})
     shown = list(dict.fromkeys(steps[:1] + steps[-1:]))
-    answers = {(row["step"], row["prompt"]): row["output"] for row in rows}
-    expected = {row["prompt"]: row["expected"] or "" for row in rows}
+    answers: dict[tuple[str, str], dict[int, str]] = {}
+    for row in rows:
+        asked = row["prompt"], row["expected"] or ""
+        answers.setdefault(asked, {})[row["step"]] = row["output"]
     lines = [("prompt", *(f"step {step:,}" for step in shown), "expected")]
-    for prompt, wanted in expected.items():
-        lines.append((prompt, *(answers.get((step, prompt), "") for step in shown), wanted))
+    for (prompt, wanted), found in answers.items():
+        lines.append((prompt, *(found.get(step, "") for step in shown), wanted))
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
         for line in lines

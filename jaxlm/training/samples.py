@@ -143,10 +143,10 @@ def _answers(
 def _write(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
     """Put the rows of a step into the file, instead of those of this step and later ones."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # an answer may hold other breaks
     except FileNotFoundError:
         lines = []
-    kept = [line for line in lines if json.loads(line)["step"] < step]
+    kept = [line for line in lines if line and json.loads(line)["step"] < step]
     new = [json.dumps(row, ensure_ascii=False) for row in rows]
     replace(path, "".join(f"{line}\n" for line in (*kept, *new)).encode())
 

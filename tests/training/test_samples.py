@@ -12,7 +12,10 @@ from jaxlm.core import errors
 from jaxlm.core.errors import DataError
 from jaxlm.data import asked
 from jaxlm.data.examples import open_examples
+from jaxlm.observe import report
+from jaxlm.observe.metrics import Metrics
 from jaxlm.text.train import train
+from jaxlm.training import samples
 
 TOKENIZER = train("bpe", 300, ["what is one plus two? it is three. {json} ### Response:"] * 30)
 HOW = SimpleNamespace(template="alpaca", learn="responses", overlong="error", packing=False)
@@ -30,6 +33,11 @@ def write(folder, name, records):
         {"prompt": "what is one", "completion": " plus two"},
         {"instruction": "what is one", "input": "plus", "output": "two"},
         {"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]},
+        {
+            "prompt": [{"role": "user", "content": "a"}],
+            "completion": [{"role": "assistant", "content": "two"}],
+        },
+        {"conversations": [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]},
     ],
     ids=lambda record: next(iter(record)),
 )
@@ -43,18 +51,43 @@ def test_a_question_is_what_comes_before_the_trained_answer(tmp_path, record):
     assert found.ids == ids[: int(learned.argmax())].tolist()
     assert found.expected.strip() in ("plus two", "two")
     bare = {name: value for name, value in record.items() if name not in ("completion", "output")}
-    bare |= {"messages": record["messages"][:1]} if "messages" in record else {}
+    bare |= {name: record[name][:1] for name in ("messages", "conversations") if name in record}
     (again,) = asked.read_file(str(write(tmp_path, "two.jsonl", [bare])), TOKENIZER, HOW, 9)
     assert again.ids == found.ids and again.expected is None
 
 
+def test_an_answer_may_hold_every_break_of_a_line(tmp_path):
+    path, said = tmp_path / samples.FILE, "a\x85b\u2028c\x1cd\n"
+    rows = [{"step": step, "prompt": "", "output": said, "expected": None} for step in (0, 5, 9)]
+    for row in rows:
+        samples._write(path, row["step"], [row])
+    assert [json.loads(line) for line in path.read_text().split("\n") if line] == rows
+    samples._write(path, 5, [rows[1]])
+    Metrics(tmp_path, primary=True).cut(0)
+    assert "a\x85b\u2028c" in report.write(tmp_path).read_text()
+
+
 def test_each_line_of_a_text_is_a_prompt(tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"one\r\n\r\ntwo\xe2\x80\xa8three\r\nfour\r\n")
+    found = asked.read_file(str(tmp_path / "p.txt"), TOKENIZER, HOW, 9)
+    assert [each.text for each in found] == ["one", "two\u2028three", "four"]
     (tmp_path / "p.txt").write_text("one\n\ntwo three\nfour\n")
     found = asked.read_file(str(tmp_path / "p.txt"), TOKENIZER, HOW, 2)
     assert [(each.text, each.where[-2:]) for each in found] == [("one", ":1"), ("two three", ":3")]
     (tmp_path / "p.txt").write_text("\n")
     with pytest.raises(DataError, match="holds no prompt"):
         asked.read_file(str(tmp_path / "p.txt"), TOKENIZER, HOW, 2)
+
+
+def test_the_last_question_of_a_chat_is_asked_and_what_it_is_about_is_shown(tmp_path):
+    turns = ["human", "one"], ["gpt", "two"], ["human", "three"]
+    chat = {"conversations": [{"from": who, "value": said} for who, said in turns]}
+    path = write(tmp_path, "chat.jsonl", [chat])
+    (found,) = asked.read_file(str(path), TOKENIZER, HOW, 9)
+    assert (found.text, found.expected) == ("three", None)
+    records = [{"instruction": "Add.", "input": sum, "output": "3"} for sum in ("1 + 2", "2 + 1")]
+    found = asked.read_file(str(write(tmp_path, "sums.jsonl", records)), TOKENIZER, HOW, 9)
+    assert [each.text for each in found] == ["Add.\n1 + 2", "Add.\n2 + 1"]
 
 
 def test_the_held_out_examples_are_those_of_the_validation(tmp_path):
