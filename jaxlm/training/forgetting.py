@@ -79,6 +79,13 @@ def too_much(row: dict[str, Any], most: float | None) -> str | None:
     return f"ended: the loss on general text has grown by {change:.4g}, which is over {most:g}"
 
 
+def unknown(row: dict[str, Any], most: float | None) -> str | None:
+    """What to say where a run should end by `most`, and what it began as is gone."""
+    if most is None or "general_change" in row:
+        return None
+    return f"{FILE} is lost, or is of other text: evaluate.max_forgetting cannot end this run"
+
+
 def has_ended(folder: Path, step: int, most: float | None) -> str | None:
     """`too_much` of what a run scored last, if that was at `step`."""
     if most is None:

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxlm.config.schema import RunConfig
+from jaxlm.core import tree
+from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
-from jaxlm.core.tree import Mask
+from jaxlm.core.tree import Mask, Params
 from jaxlm.data.asked import Asked
 from jaxlm.data.general import general
 from jaxlm.data.pipeline import Dataset
 from jaxlm.inference.generate import Generator
-from jaxlm.models import lora
+from jaxlm.models import lora, quantize
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Forward
 from jaxlm.objectives.base import Objective
@@ -32,17 +34,33 @@ class Texts(NamedTuple):
 def read(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer, held: Dataset | None) -> Texts:
     """The texts of a run's gauges: general ones where it has an `init` that continues texts.
 
-    Raises ConfigError and DataError for what cannot be read or asked.
+    Raises ConfigError and DataError for what cannot be read or asked, and ConfigError for
+    max_forgetting where nothing is scored.
     """
     source = config.evaluate.general if config.init else None
     continues = spec.structure == "decoder" and not spec.head.labels
     rows = general(source, tokenizer, config.length) if source and continues else None
+    if rows is None and config.evaluate.max_forgetting is not None:
+        what = "no general text is scored: that takes init and evaluate.general; leave it out"
+        raise ConfigError("evaluate.max_forgetting", what)
     return Texts(held, rows, samples.read(config, tokenizer, spec.max_length))
 
 
 def base_beside(mask: Mask) -> Base | None:
-    """From parameters to those of the base: with adapters alone, the same without them."""
-    return lora.without if all("/lora_" in name for name in mask) else None
+    """From parameters to those of the base, with adapters alone; else None."""
+    return begun if all("/lora_" in name for name in mask) else None
+
+
+def begun(params: Params) -> Params:
+    """The parameters without their adapters, but for what these began as beside a quantized kernel,
+    which makes up for what that lost.
+    """
+    leaves, made = tree.flatten(params), tree.flatten(lora.without(params))
+    for beside in {n.removesuffix(quantize.SCALE) for n in leaves if n.endswith(quantize.SCALE)}:
+        if beside + "lora_a0" in leaves:
+            first = {"lora_a": "lora_a0", "lora_b": "lora_b0", "lora_scale": "lora_scale"}
+            made |= {beside + part: leaves[beside + its] for part, its in first.items()}
+    return tree.unflatten(made)
 
 
 def make(

@@ -29,10 +29,9 @@ from jaxlm.observe.metrics import Metrics
 from jaxlm.observe.profile import Profiler, check_reached
 from jaxlm.observe.progress import Progress
 from jaxlm.plan.memory import is_out_of_memory
-from jaxlm.training import resume
+from jaxlm.training import forgetting, resume
 from jaxlm.training.assemble import Run, assemble
 from jaxlm.training.evaluate import place
-from jaxlm.training.forgetting import has_ended, too_much
 from jaxlm.training.optim import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
@@ -81,7 +80,7 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
                 report.write(folder)
             voice.say(f"{folder}: step {run.steps} is done; nothing left to do")
             return DONE
-        if ended := has_ended(folder, newest, config.evaluate.max_forgetting):
+        if ended := forgetting.has_ended(folder, newest, config.evaluate.max_forgetting):
             voice.say(f"{folder}: step {newest} of {run.steps}, {ended}; nothing left to do")
             return DONE
         check_reached(config.profile.steps, run.steps)
@@ -201,7 +200,7 @@ class Loop:
         if scoring:  # after a signal there is time to save alone
             self._evaluate()
         now = self._scored if self._scored.get("step") == self._step else {}
-        forgot = None if last else too_much(now, config.evaluate.max_forgetting)
+        forgot = None if last else forgetting.too_much(now, config.evaluate.max_forgetting)
         if last or stopped or forgot or _due(self._step, config.checkpoint.every):
             self._save(now.get("validation_loss", nan))
         if stopped:
@@ -237,6 +236,8 @@ class Loop:
             params = self._run.keeper.evaluated(self._state)
             for gauge in self._run.gauges:
                 row |= gauge(self._step, params, self._watchdog.beat)
+        if line := forgetting.unknown(row, self._run.config.evaluate.max_forgetting):
+            self._voice.warn(line)
         self._scored = row
         self._metrics.row(row)
         self._voice.row(row)

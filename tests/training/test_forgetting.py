@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,11 @@ import pytest
 from jaxlm.config.schema import Source
 from jaxlm.core import errors, tree
 from jaxlm.data.general import general
-from jaxlm.models import lora
+from jaxlm.models import lora, quantize
 from jaxlm.models.transformer import make_forward
 from jaxlm.text.train import train
 from jaxlm.training.forgetting import FILE, forgetting
+from jaxlm.training.gauges import base_beside
 
 TOKENIZER = train("bpe", 280, ["what is one plus two? it is three."] * 30)
 SPEC = networks.spec(vocab=TOKENIZER.vocab, max_length=64)
@@ -67,6 +69,22 @@ def test_it_is_nothing_at_first_and_grows(tmp_path, mesh, adapters):
     again = forgetting(data, forward, at, tmp_path, base=base)(5, after, quiet)  # another process
     assert again == rows[1]
     assert (tmp_path / FILE).is_file() != adapters
+
+
+def test_what_makes_up_for_a_quantized_kernel_is_of_the_base():
+    at, leaves = networks.layout(), tree.flatten(networks.params(SPEC))
+    one = partial(lora.compensated, kind="nf4", rank=2, scale=2.0)
+    for name in [name for name in leaves if name.endswith("attn/o/kernel")]:
+        made = quantize.over_slices(name, one, leaves.pop(name))
+        leaves |= {name.removesuffix("kernel") + part: leaf for part, leaf in made.items()}
+    how = {"rank": 2, "alpha": 4.0, "targets": ["attn/o"], "init": "loftq"}
+    params = lora.add(tree.unflatten(leaves), at, networks.ROOT, **how)
+    base = base_beside(tree.select(params, [lora.TRAINED]))
+    networks.assert_same(lora.merge(base(params)), lora.merge(params))
+    after = tree.map_named(lambda name, x: x + 0.2 if name.endswith("lora_b") else x, params)
+    networks.assert_same(base(after), base(params))
+    whole = lora.add(networks.params(SPEC), at, networks.ROOT, **how | {"init": "pissa"})
+    networks.assert_same(base(whole), networks.params(SPEC))
 
 
 def test_what_was_kept_of_other_rows_is_not_taken(tmp_path):
@@ -142,8 +160,10 @@ def test_a_run_ends_well_where_too_much_is_forgotten(base):
     assert (base / "short" / "checkpoints" / "2").is_dir()
     code, out, err = tune(base, "short", *more)
     assert code == errors.DONE and "nothing left to do" in out + err
+    (base / "short" / FILE).unlink()
     code, out, err = tune(base, "short", *more[:-1], "evaluate.max_forgetting=1e6")
     assert code == errors.DONE and "step 9 of 9, done" in out + err
+    assert f"{FILE} is lost, or is of other text: evaluate.max_forgetting cannot" in out + err
 
 
 @pytest.mark.parametrize(
@@ -152,6 +172,7 @@ def test_a_run_ends_well_where_too_much_is_forgotten(base):
         (["objective.kl_to_base=1"], "objective.kl_to_base: needs the base beside what is tuned"),
         (["data.replay=stdlib"], "replay needs its share of the rows; write {path: stdlib, w"),
         (["evaluate.general=nowhere.txt"], "nowhere.txt"),
+        (["evaluate.general=null", "evaluate.max_forgetting=1"], "no general text is scored: that"),
     ],
 )
 def test_what_cannot_be_held_back_is_refused(base, more, line):
