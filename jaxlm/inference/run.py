@@ -233,11 +233,14 @@ def matched(config: RunConfig, params: Params) -> dict[str, list[str]]:
 
 
 def kept(config: RunConfig, params: Params) -> Mask:
-    """The names that a checkpoint of a run with `init` holds: what trains, and the singular vectors
-    that adapters began as, which another machine would not compute to the bit.
+    """The names that a checkpoint of a run with `init` holds: what trains, and all of adapters that
+    began as singular vectors, trained or not: they are not made again, and another machine would
+    not compute them to the bit.
     """
-    first = [name for name in tree.flatten(params) if name.endswith(("/lora_a0", "/lora_b0"))]
-    return trained(config, params).union(first)
+    leaves = tree.flatten(params)
+    begun = [name for name in leaves if re.search(r"/lora_[abm]0?$", name)]
+    begun = [name for name in begun if f"{name.rpartition('/')[0]}/lora_a0" in leaves]
+    return trained(config, params).union(begun)
 
 
 def frozen_params(

@@ -215,6 +215,15 @@ def test_what_an_adapter_began_as_is_in_the_checkpoint_and_the_base_is_not(begin
     networks.assert_same(again.params, state.params)
 
 
+def test_an_adapter_of_which_a_part_trains_is_whole_in_the_checkpoint(begin):
+    base = begin("base")
+    saved(base)
+    lora = {"rank": 2, "init": "pissa"}
+    config = begin("child", init=base.folder, lora=lora, trainable=["attn/q/lora_b$"])
+    made, _, state = saved(config)
+    networks.assert_same(load_params(open_run(config.folder), made.layout)[1], state.params)
+
+
 def test_a_run_without_a_checkpoint_is_nothing_to_start_from(begin):
     base = begin("base")
     made, spec = keeper(begin("child", init=base.folder))
