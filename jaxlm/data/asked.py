@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jaxlm.core.errors import DataError
 from jaxlm.data import files
 from jaxlm.data.cache import held_out
-from jaxlm.data.examples import How, read_examples, said, template_for
+from jaxlm.data.examples import How, is_kept, read_examples, said, template_for
 from jaxlm.data.formats import ROLES, Example, detect
 from jaxlm.data.records import READERS, is_saved, records
 from jaxlm.data.sources import Source
@@ -43,11 +43,21 @@ def read_file(path: str, tokenizer: Tokenizer, how: How, count: int) -> list[Ask
 
 
 def held(
-    sources: Iterable[Source], share: float | None, tokenizer: Tokenizer, how: How, count: int
+    sources: Iterable[Source],
+    share: float | None,
+    tokenizer: Tokenizer,
+    how: How,
+    count: int,
+    *,
+    length: int,
 ) -> list[Asked]:
-    """The first `count` validation examples: of `sources`, or of the share that they hold out."""
+    """The first `count` validation examples: of `sources`, or of the share that they hold out.
+
+    length: of rows, for which some examples are dropped; they are not asked either.
+    """
     every = itertools.chain.from_iterable(read_examples(source) for source in sources)
-    chosen = (each for each in every if share is None or held_out(said(each), share))
+    held = (each for each in every if share is None or held_out(said(each), share))
+    chosen = (each for each in held if is_kept(each, tokenizer, how, length))
     return [_asked(each, tokenizer, how) for each in itertools.islice(chosen, count)]
 
 

@@ -217,6 +217,14 @@ def said(example: Example) -> str:
     return json.dumps(example._replace(where=""), sort_keys=True, default=str)
 
 
+def is_kept(example: Example, tokenizer: Tokenizer, how: How, length: int) -> bool:
+    """Whether `open_examples` keeps this one. Raises DataError as that does."""
+    audit = Audit("")
+    return (
+        _fitted(_tokenized(example, tokenizer, how, audit), example, how, length, audit) is not None
+    )
+
+
 def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: Audit) -> Tokenized:
     if not example.messages:
         return _of_pair(example, tokenizer, how)

@@ -58,7 +58,8 @@ def _held(config: RunConfig, tokenizer: Tokenizer) -> list[Asked]:
         raise ConfigError("samples.prompts", what)
     own = data.validation if isinstance(data.validation, tuple) else None
     share = None if own else data.validation
-    return asked.held(own or data.train, share, tokenizer, config.examples, count)  # pyright: ignore
+    chosen = own or data.train, share, tokenizer, config.examples, count
+    return asked.held(*chosen, length=config.length)  # pyright: ignore
 
 
 def sampling(

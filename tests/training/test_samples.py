@@ -91,10 +91,16 @@ def test_the_last_question_of_a_chat_is_asked_and_what_it_is_about_is_shown(tmp_
 
 
 def test_the_held_out_examples_are_those_of_the_validation(tmp_path):
-    records = [{"prompt": f"what is {n}?", "completion": "it"} for n in range(200)]
-    source = Source(path=str(write(tmp_path, "all.jsonl", records)))
-    _, held, _ = open_examples(source, TOKENIZER, HOW, length=512, hold_out=0.2, say=None)
-    found = asked.held([source], 0.2, TOKENIZER, HOW, 999)
+    ask = "what is {}?".format
+    records = [{"prompt": ask(n) * (1 + 50 * (n % 3 > 1)), "completion": "it"} for n in range(200)]
+    source, how = (
+        Source(path=str(write(tmp_path, "all.jsonl", records))),
+        SimpleNamespace(**vars(HOW)),
+    )
+    how.overlong = "drop"
+    _, held, audit = open_examples(source, TOKENIZER, how, length=64, hold_out=0.2, say=None)
+    assert audit.dropped["too long"] > 20
+    found = asked.held([source], 0.2, TOKENIZER, how, 999, length=64)
     assert len(found) > 20
     assert [each.ids for each in found] == [
         ids[: int(learned.argmax())].tolist() for ids, learned in held.examples
