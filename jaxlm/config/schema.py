@@ -113,8 +113,8 @@ class Examples(Section):
     template: Literal["chatml", "llama3", "mistral", "alpaca", "plain"] | None = None
     """How a chat or an instruction is written; left out, the tokenizer's own chat template."""
     learn: Literal["responses", "last", "all"] = "responses"
-    """Which tokens: the assistant's answers, with what ends them; the last answer; or all. A
-    message with `"train": false` is not learned from."""
+    """Which tokens: the assistant's answers, with what ends them; the last answer; or all. An
+    answer with `"train": false` is not learned, but in `all`."""
     overlong: Literal["error", "truncate-right", "truncate-left", "drop"] = "error"
     """What happens to an example longer than a row: refuse the run, keep its first or its last
     `length` tokens, or leave it out."""

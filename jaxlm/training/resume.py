@@ -53,7 +53,7 @@ def accept(
         say(f"{folder}: {done} steps are done, more than steps={config.steps}")
         return
     allowed = (*MAY_CHANGE, *allow_change)
-    if fixed := [line for line in changes(old, config) if _is_fixed(line[0])]:
+    if fixed := [line for line in changes(old, config) if _is_fixed(line[0], config)]:
         key, was, now = fixed[0]
         raise ConfigError(
             str(folder),
@@ -83,12 +83,16 @@ def accept(
     _write(path, config)
 
 
-def _is_fixed(key: str) -> bool:
-    """Whether a checkpoint of another value does not fit: no --allow-change makes it."""
+def _is_fixed(key: str, config: RunConfig) -> bool:
+    """Whether a checkpoint of another value does not fit: no --allow-change makes it.
+
+    One without a base holds the adapters' scale and dropout too.
+    """
     section, _, name = key.partition(".")
     shape = section == "model" and name not in RUNTIME
     adapters = key in {f"lora.{each}" for each in ("rank", "targets", "dora", "init", "save")}
-    return shape or adapters or key in ("init", "optimizer.type", "trainable")
+    held = not config.init and key in ("lora.alpha", "lora.rslora", "lora.dropout")
+    return shape or adapters or held or key in ("init", "optimizer.type", "trainable")
 
 
 def _say_rate(old: RunConfig, new: RunConfig, say: Callable[[str], None]) -> None:

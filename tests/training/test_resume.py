@@ -39,6 +39,15 @@ def test_any_other_change_is_refused_by_name_and_may_be_allowed_by_name(accept):
     assert accept("seed=1") == []  # it is this run's seed now
 
 
+def test_what_a_checkpoint_holds_of_an_adapter_may_not_change(accept, tmp_path):
+    accept("lora.rank=2", "lora.alpha=4", begun=False)
+    with pytest.raises(ConfigError, match=r"its checkpoints hold lora\.alpha=4\.0, not 8\.0"):
+        accept("lora.rank=2", "lora.alpha=8", allow=("lora",))
+    (tmp_path / "checkpoints" / "5" / "MANIFEST.json").unlink()
+    accept("lora.rank=2", "lora.alpha=4", "init=base", begun=False)  # it holds what trains alone
+    assert accept("lora.rank=2", "lora.alpha=8", "init=base", allow=("lora",)) == []
+
+
 def test_more_steps_say_which_rate_follows_when_the_schedule_falls(accept):
     accept(begun=False)
     (line,) = accept("steps=20")
