@@ -7,6 +7,7 @@ instruction, input, output      Alpaca's; input may be empty or absent
 text                            a text of which everything is learned
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -68,13 +69,14 @@ def detect(columns: Collection[str], where: str, field: str = "text") -> Format:
 
 def _messages(record: dict[str, Any], where: str) -> Example:
     messages = _checked(record["messages"], "messages", where)
-    return Example(where, messages, tools=record.get("tools") or None)
+    return Example(where, messages, tools=_tools(record, where))
 
 
 def _conversations(record: dict[str, Any], where: str) -> Example:
     turns = record["conversations"]
     if _is_list(turns) and all("role" in turn for turn in turns):
-        return Example(where, _checked(turns, "conversations", where))
+        messages = _checked(turns, "conversations", where)
+        return Example(where, messages, tools=_tools(record, where))
     if not _is_list(turns) or not all({"from", "value"} <= turn.keys() for turn in turns):
         what = 'a list of {"from": "human", "value": "..."} is meant'
         raise DataError(where, f"conversations: {what}")
@@ -88,7 +90,8 @@ def _conversations(record: dict[str, Any], where: str) -> Example:
         messages.append({"role": ROLES[turn["from"]], "content": turn["value"]})
     if isinstance(system := record.get("system"), str) and system:
         messages.insert(0, {"role": "system", "content": system})
-    return Example(where, _checked(messages, "conversations", where))
+    chat = _checked(messages, "conversations", where)
+    return Example(where, chat, tools=_tools(record, where))
 
 
 def _pair(record: dict[str, Any], where: str) -> Example:
@@ -99,7 +102,7 @@ def _pair(record: dict[str, Any], where: str) -> Example:
     asked = _checked(prompt, "prompt", where, answered=False)
     answer = _checked(completion, "completion", where)
     context = tuple({**message, "train": False} for message in asked)
-    return Example(where, context + answer, tools=record.get("tools") or None)
+    return Example(where, context + answer, tools=_tools(record, where))
 
 
 def _instruction(record: dict[str, Any], where: str) -> Example:
@@ -121,6 +124,19 @@ FORMATS = (
     Format("instruction, input, output", ("instruction", "output"), _instruction),
 )
 """Tried in this order."""
+
+
+def _tools(record: dict[str, Any], where: str) -> list[Any] | None:
+    """The tools of a chat, which tables often hold as JSON."""
+    tools = record.get("tools")
+    if isinstance(tools, str) and tools:
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError) as error:
+            raise DataError(where, f"tools: not JSON: {error}") from None
+    if tools and not _is_list(tools):
+        raise DataError(where, "tools: a list of JSON schemas is meant")
+    return tools or None
 
 
 def _is_list(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """A record's format is known by its columns, and it says what its writer meant."""
 
+import json
 import re
 
 import pytest
@@ -26,6 +27,17 @@ def test_messages_are_messages_and_nulls_that_arrow_adds_are_left_out():
     tools = [{"type": "function"}]
     record = {"messages": [{**SAID[0], "tool_calls": None}, SAID[1]], "tools": tools}
     assert read(record) == Example("here", SAID, tools=tools)
+
+
+def test_tools_may_be_json_as_tables_hold_them():
+    tools = [{"type": "function"}]
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
+    pair = {"prompt": [SAID[0]], "completion": [SAID[1]]}
+    for record in ({"messages": list(SAID)}, {"conversations": turns}, pair):
+        assert read({**record, "tools": json.dumps(tools)}).tools == tools
+        assert read({**record, "tools": "[]"}).tools is read({**record, "tools": ""}).tools is None
+        assert refused({**record, "tools": "[{"}).startswith("tools: not JSON: ")
+        assert refused({**record, "tools": {"type": 1}}) == "tools: a list of JSON schemas is meant"
 
 
 def test_sharegpt_names_become_roles():
