@@ -189,11 +189,14 @@ def open_examples(
     return train, kept, audit
 
 
-def texts(sources: Iterable[Source]) -> Iterator[str]:
-    """Everything that is said in the examples of these sources."""
+def texts(sources: Iterable[Source], hold_out: float = 0.0) -> Iterator[str]:
+    """Everything that is said in the examples of these sources, but for the share held out."""
     for source in sources:
         for example in read_examples(source):
-            yield from (str(message.get("content") or "") for message in example.messages)
+            if hold_out and held_out(said(example), hold_out):
+                continue
+            for message in example.messages:
+                yield from (str(message[key]) for key in ("content", "input") if message.get(key))
             yield from filter(None, (example.prompt, example.completion))
 
 

@@ -55,9 +55,10 @@ def read_validation(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Datase
 
 def texts(config: RunConfig) -> Iterator[str]:
     """What a tokenizer is trained on."""
+    data, share = config.data, config.data.validation
     if config.objective.type == "sft":
-        return examples.texts(config.data.train)
-    return pipeline.training_texts(config.data.train, config.data.validation)
+        return examples.texts(data.train, share if isinstance(share, float) else 0.0)
+    return pipeline.training_texts(data.train, share)
 
 
 def report(data: Dataset, tokenizer: Tokenizer, folder: Path, say: Say) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from jaxlm.config.schema import Source
 from jaxlm.core.errors import DataError
-from jaxlm.data.examples import open_examples
+from jaxlm.data.cache import held_out
+from jaxlm.data.examples import open_examples, read_examples, said, texts
 from jaxlm.data.pipeline import answers, open_data
 
 CHAT = [
@@ -147,3 +148,16 @@ def test_rows_of_their_own_are_as_wide_as_the_longest_of_the_batch(tmp_path, tok
         assert all(np.array_equal(part[name], batch[name][1:]) for name in batch)
         widths.add(width)
     assert len(widths) > 1
+
+
+def test_a_tokenizer_is_trained_on_all_that_is_said_but_what_is_held_out(tmp_path):
+    records = [{"instruction": "add", "input": f"{n} more", "output": "it"} for n in range(40)]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = Source(path=str(path))
+    assert [*texts([source])][:3] == ["add", "0 more", "it"]
+    whole, part = ({t for t in texts([source], share) if "more" in t} for share in (0.0, 0.3))
+    held = {
+        each.messages[0]["input"] for each in read_examples(source) if held_out(said(each), 0.3)
+    }
+    assert len(whole) == 40 and held and part == whole - held
