@@ -50,9 +50,10 @@ def test_twenty_kills_leave_the_bits_of_a_run_never_interrupted(tmp_path):
 
 
 def test_a_signal_saves_and_the_same_command_continues(tmp_path):
-    words = processes.words(tmp_path, "steps=400", "checkpoint.every=0", "log.every=5")
+    more = "checkpoint.every=0", "log.every=5", "data.validation=0.3", "evaluate.every=1"
+    words = processes.words(tmp_path, "steps=400", *more, "evaluate.batches=1")
     process = processes.start(*words)
-    while len(processes.rows(tmp_path)) < 3 and process.poll() is None:
+    while len(processes.rows(tmp_path)) < 18 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
@@ -64,6 +65,8 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path):
     assert code == errors.DONE, err
     assert "steps 400 ->" in out  # the cosine schedule ends elsewhere now, and the run says so
     assert _digest(tmp_path, "run")[0] == step + 3
+    scored = [row["step"] for row in processes.rows(tmp_path) if "validation_loss" in row]
+    assert scored == list(range(1, step + 4))  # that at which it was stopped too
 
 
 def test_a_second_interrupt_leaves_at_once_and_corrupts_nothing(tmp_path):

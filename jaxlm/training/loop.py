@@ -110,6 +110,7 @@ class Loop:
             )
         self._window = Window(meta.get("window"), run.config.optimizer.max_skipped)
         self._scored: dict[str, Any] = {}
+        self._scored_before = meta.get("scored", self._step > 0 or not run.config.init)
         self._compiled: Any = None
         self._metrics = self._open_metrics()
         self._seconds = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "evaluate_seconds": 0.0}
@@ -131,8 +132,10 @@ class Loop:
                 Profiler(config.profile.steps, run.folder / "profile") as profiler,
             ):
                 self._start = time.monotonic()
-                if config.init and self._step == 0:  # what it starts from, beside what comes of it
+                if not self._scored_before:  # what it starts from, or was stopped at
                     self._evaluate()
+                    if forgot := forgetting.too_much(self._scored, config.evaluate.max_forgetting):
+                        return self._end(DONE, forgot)
                 while self._step < run.steps:
                     profiler.at(self._step, self._state)
                     with self._timed("data_seconds"):
@@ -246,10 +249,12 @@ class Loop:
         """loss: of the validation at this step; NaN when there was none."""
         self._window.drain()
         self._metrics.sync()
+        due = _due(self._step, self._run.config.evaluate.every)
         meta = {
             "window": self._window.state,
             "steps": self._run.steps,
             "data": self._run.data.digest,
+            "scored": self._scored.get("step") == self._step or not due,
         }
         score = loss if isfinite(loss) else None
         with self._timed("checkpoint_seconds"):
