@@ -3,6 +3,7 @@
 A test holds the number of keys (without `model.*`) to 90 and fails on one that no code reads.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -245,6 +246,18 @@ class Profile(Section):
         return self
 
 
+def _check_tuning(lora: Lora, evaluate: Evaluate, init: str | None) -> None:
+    """Raise ValueError for what would train everything, or stop at nothing, without a word."""
+    f, asked, plain = vars(lora), lora.model_fields_set, vars(Lora())
+    if "rank" not in asked and (odd := sorted(key for key in asked if f[key] != plain[key])):
+        what = "is of adapters; add lora.rank=16, or leave it out"
+        raise ValueError(f"lora.{odd[0]}={json.dumps(f[odd[0]])} {what}")
+    most, general = vars(evaluate)["max_forgetting"], vars(evaluate)["general"]
+    if most and (not init or general is None):
+        what = f"needs {'evaluate.general' if init else 'init'}; add it, or leave this out"
+        raise ValueError(f"evaluate.max_forgetting={most:g} {what}")
+
+
 class RunConfig(Section):
     """One run."""
 
@@ -315,6 +328,7 @@ class RunConfig(Section):
         if f["frozen_dtype"] != "auto" and not f["init"]:
             what = "is how what is frozen of init is stored; add init, or leave it out"
             raise ValueError(f"frozen_dtype={f['frozen_dtype']} {what}")
+        _check_tuning(f["lora"], f["evaluate"], f["init"])
         if f["examples"] != Examples() and vars(f["objective"])["type"] != "sft":
             raise ValueError("examples.* is of objective.type=sft; add it, or leave examples out")
         for key in ("run_dir", "init"):

@@ -65,6 +65,7 @@ Patterns = Annotated[
 Trainable = Annotated[
     tuple[str, ...],
     BeforeValidator(_parts, json_schema_input_type=_Part | tuple[_Part, ...]),
+    Field(min_length=1),
     AfterValidator(_compiles),
     AfterValidator(_one_depth),
 ]

@@ -106,6 +106,9 @@ FILES = {
     "steps: 1\n": (
         " missing key data.train; add it: One source or a list; with weights, a mixture."
     ),
+    BASE + "init: base\nevaluate: {max_forgetting: 0.1, general: null}\n": (
+        "5: evaluate.max_forgetting=0.1 needs evaluate.general; add it, or leave this out"
+    ),
     "data: {train: x}\n": " the run has no end; add steps=1000, or epochs=1",
 }
 
