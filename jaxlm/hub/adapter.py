@@ -115,6 +115,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
             raise CheckpointError(str(path), what)
         if not jnp.issubdtype(stored.dtype, jnp.floating):
             raise CheckpointError(str(path), f"{name} holds {stored.dtype}, no type of weights")
+    if not opened.table:
+        raise CheckpointError(str(path), "holds no tensor; save the adapter again")
     return dict(opened), opened.metadata  # all are views of one map
 
 
@@ -212,7 +214,8 @@ def _read_factors(
         own = found["a"].shape[0]
         if own not in lows:
             lows[own] = low_rank(piece, leaves, own)
-        low, name = lows[own], {"name": module}
+        _check_factors(where, module, found, config)
+        low, name = lows[own], {"name": f"{where}: {module}"}
         a[at][..., :own] = names.read(low.a._replace(**name), found["a"], (*inputs, own))
         b[at][:own] = names.read(low.b._replace(**name), found["b"], (own, *outputs))
         scale[at] = scale_of(module, own, config)
@@ -250,6 +253,21 @@ def _with_rows(
     made = table.copy()
     made[piece.at] = names.read(piece, theirs, table[piece.at].shape)
     return made
+
+
+def _check_factors(
+    where: str, module: str, found: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> None:
+    """Raise CheckpointError for numbers that are none, and for what the configuration denies."""
+    rank, ranks = found["a"].shape[0], [*(config.get("rank_pattern") or {}).values()]
+    if "r" in config and rank not in [config["r"], *ranks]:
+        what = f"{module} has the rank {rank}, and {CONFIG} r={config['r']}; download both again"
+        raise CheckpointError(where, what)
+    if config.get("use_dora") and "m" not in found:
+        what = f"{module} has no lora_magnitude_vector, and {CONFIG} says use_dora"
+        raise CheckpointError(where, f"{what}; save the adapter again")
+    if not all(np.isfinite(np.asarray(part, np.float32)).all() for part in found.values()):
+        raise CheckpointError(where, f"{module} has NaN or infinity in it; save the adapter again")
 
 
 def _check_copies(

@@ -72,6 +72,8 @@ def moved(name, leaf):
         ({"alpha_pattern": {"(a+)+": 1}}, "is no name of a module"),
         ({"alpha_pattern": {"q_proj": None}}, "lora_alpha: None is no number"),
         ({"rank_pattern": [1]}, "rank_pattern is no object"),
+        ({"r": 64}, "has the rank [0-9]+, and adapter_config.json r=64; download both"),
+        ({"use_dora": True}, "has no lora_magnitude_vector, and adapter_config.json says use_dora"),
     ],
 )
 def test_what_is_no_plain_adapter_is_one_line(base, tmp_path, change, line):
@@ -97,6 +99,19 @@ def test_a_tensor_that_has_no_place_is_named(base, tmp_path, old, new, line):
     file = tmp_path / "out" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name.replace(old, new): x for name, x in tensors.items()}, file)
+    with pytest.raises(CheckpointError, match=line):
+        model.with_adapter(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kept", "line"), [(99, "k_proj has NaN or infinity in it"), (0, "holds no tensor; save")]
+)
+def test_an_adapter_that_is_empty_or_no_number_is_refused(base, tmp_path, kept, line):
+    model = jaxlm.load(base)
+    hubs.write_adapter(model, tmp_path / "out", 1)
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    tensors = {name: np.full_like(x, np.nan) for name, x in load_file(file).items()}
+    save_file(dict([*tensors.items()][:kept]), file)
     with pytest.raises(CheckpointError, match=line):
         model.with_adapter(tmp_path / "out")
 
