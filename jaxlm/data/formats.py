@@ -99,6 +99,10 @@ def _pair(record: dict[str, Any], where: str) -> Example:
     if isinstance(prompt, str) and isinstance(completion, str):
         texts = text(record, "prompt", where), text(record, "completion", where)
         return Example(where, prompt=texts[0], completion=texts[1])
+    for name in ("prompt", "completion"):
+        if not isinstance(said := record[name], str | list):
+            kind = type(said).__name__
+            raise DataError(where, f"{name} is {kind}; write a text, or a list of messages")
     asked = _checked(prompt, "prompt", where, answered=False)
     answer = _checked(completion, "completion", where)
     context = tuple({**message, "train": False} for message in asked)
@@ -154,7 +158,15 @@ def _checked(value: Any, name: str, where: str, *, answered: bool = True) -> tup
         said = message.get("content")
         if not isinstance(said, str) and not (said is None and "tool_calls" in message):
             kind = type(said).__name__
-            raise DataError(where, f"{name}: the content of message {number} is {kind}, not a text")
+            what = (
+                f"{name}: the content of message {number} is {kind}, not a text; write one string"
+            )
+            raise DataError(where, what)
+        if odd := [key for key in ("train", "weight") if message.get(key, 1) not in (0, 1)]:
+            what = (
+                f"{name}: {odd[0]} of message {number} is {message[odd[0]]!r}; write true or false"
+            )
+            raise DataError(where, what)
     if answered and not any(message["role"] == "assistant" for message in messages):
         raise DataError(where, f"{name}: no message of the assistant; there is nothing to learn")
     return messages

@@ -97,6 +97,7 @@ def _csv(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
     names: Sequence[str] = []
     with reading(file):
         names = rows.fieldnames or []
+    _once(names, f"{file}:1")
     while True:
         with reading(f"{file}:{rows.line_num + 1}"):
             row: Any = next(rows, None)
@@ -116,6 +117,7 @@ def _parquet(file: Any, columns: Sequence[str] | None) -> Iterator[Record]:
     with opened(file) as stream:
         table = pyarrow.parquet.ParquetFile(stream)
         names = table.schema_arrow.names
+        _once(names, str(file))
         for name in columns or ():
             column(dict.fromkeys(names), name, str(file))
         batches = table.iter_batches(batch_size=1024, columns=columns)
@@ -156,6 +158,12 @@ def _numbered(file: Any, rows: Iterator[dict[str, Any]]) -> Iterator[Record]:
         if row is None:
             return
         yield where, row
+
+
+def _once(names: Sequence[str], where: str) -> None:
+    """Raise DataError where two columns have one name: only the last would be read."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(where, f"the column {twice[0]!r} is there twice; name each once")
 
 
 READERS: dict[str, Callable[[Any, Sequence[str] | None], Iterator[Record]]] = {

@@ -84,6 +84,11 @@ def test_unknown_columns_are_answered_with_those_found_and_the_formats():
         ({"conversations": [{"who": "me"}]}, 'conversations: a list of {"from": "human"'),
         ({"instruction": "a", "output": None}, "output is NoneType, not a string"),
         ({"prompt": "a", "completion": ["b"]}, "prompt: a list of"),
+        ({"prompt": None, "completion": "b"}, "prompt is NoneType; write a text, or a list"),
+        ({"prompt": [SAID[0]], "completion": 1.5}, "completion is float; write a text, or a"),
+        ({"messages": [{"role": "user", "content": []}]}, "1 is list, not a text; write one"),
+        ({"messages": [SAID[0], SAID[1] | {"train": "no"}]}, "train of message 2 is 'no'; write"),
+        ({"messages": [SAID[0], SAID[1] | {"weight": 0.5}]}, "weight of message 2 is 0.5; write"),
     ],
 )
 def test_what_a_record_does_wrong_is_one_line(record, what):

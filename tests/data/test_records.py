@@ -63,6 +63,7 @@ def test_every_format_gives_the_same_records(tmp_path):
         ("a.json", '[{"a": 1},\n{"b" 2}]', "a.json:2:6", "not JSON"),
         ("a.jsonl", '{"a": 1}\n{"b" 2}\n', "a.jsonl:2:6", "not JSON"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", "a.csv:3", "3 fields where the first line names 2"),
+        ("a.csv", "a,b,a\n1,2,3\n", "a.csv:1", "the column 'a' is there twice"),
         ("a.csv", "a,b\n1\n", "a.csv:2", "1 fields where the first line names 2"),
         ("a.csv", 'a,b\n"1,2\n', "a.csv", "cannot be read"),
     ],
