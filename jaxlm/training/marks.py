@@ -70,6 +70,7 @@ def fits(path: str) -> Callable[[Any], bool]:
     where = f"samples.json_schema: {path}"
     try:
         from jsonschema import SchemaError, validators
+        from jsonschema_specifications import REGISTRY
     except ImportError:
         what = "needs the package jsonschema; pip install 'jaxlm[schema]'"
         raise ConfigError("samples.json_schema", what) from None
@@ -83,7 +84,39 @@ def fits(path: str) -> Callable[[Any], bool]:
         raise DataError(where, f"is no JSON schema: {error.message}") from None
     except ValueError as error:
         raise DataError(where, f"not JSON: {error}") from None
-    return kind(schema).is_valid
+    if odd := _unresolved(schema, REGISTRY):
+        raise DataError(where, f"$ref {odd} names nothing in it; write that part into the file")
+    valid = kind(schema, registry=REGISTRY).is_valid
+
+    def fit(parsed: Any) -> bool:
+        try:
+            return valid(parsed)
+        except RecursionError:  # nested too deeply, or a schema that is only itself
+            return False
+
+    return fit
+
+
+def _unresolved(schema: Any, registry: Any) -> str | None:
+    """A reference of a schema to what is neither in it nor another draft's: nothing is fetched."""
+    from referencing import Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    if not isinstance(schema, dict):
+        return None
+    whole = Resource.from_contents(schema, default_specification=DRAFT202012)
+    resolver, left = registry.with_resource("", whole).crawl().resolver(), [schema]
+    while left:
+        part = left.pop()
+        left += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        named = part.get("$ref") if isinstance(part, dict) else None
+        if isinstance(named, str) and (named.startswith("#") or "://" in named):
+            try:
+                resolver.lookup(named)
+            except Unresolvable:
+                return named
+    return None
 
 
 def _exact(answer: str, expected: str | None) -> bool:
@@ -124,11 +157,22 @@ def _of_parsed(parse: Parse, value: Callable[[Any], Any]) -> Right:
         except ValueError:
             return str(given) == expected.strip()  # the value by itself, and no JSON
         try:
-            return given == value(wanted)
+            return _same(given, value(wanted))
         except (ValueError, LookupError):
-            return given == wanted or str(given) == expected.strip()
+            return _same(given, wanted) or str(given) == expected.strip()
 
     return right
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of JSON, where true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one == other
 
 
 def _json_value(parsed: Any, field: str) -> Any:

@@ -18,6 +18,9 @@ from jaxlm.training.marks import fits, marker, parse_json
         ("json", '{"a": NaN}', None, False),
         ("json", '{"a": 1, "a": 2}', None, False),
         ("json", "[1]", None, True),
+        ("json", '{"a": [1.0]}', '{"a": [1]}', True),
+        ("json", '{"a": [true]}', '{"a": [1]}', False),
+        ("json:a", '{"a": 1}', '{"a": true}', False),
         ("json", "[" * 100_000, None, False),
         ("json:city.name", '{"city": {"name": "Oslo"}}', '{"city": {"name": "Oslo"}}', True),
         ("json:city.name", '{"city": {"name": "Oslo"}}', "Oslo", True),
@@ -58,9 +61,24 @@ def test_a_parsed_answer_fits_a_schema(tmp_path):
     assert fit(parse_json('{"a": 1}')) and not fit(parse_json('{"a": "1"}')) and not fit([])
 
 
+def test_a_schema_may_name_its_own_parts(tmp_path):
+    rows = {"items": {"$ref": "#/$defs/row"}, "$defs": {"row": {"type": "integer"}}}
+    (tmp_path / "schema.json").write_text(json.dumps({"$id": "https://x.invalid/rows", **rows}))
+    fit = fits(str(tmp_path / "schema.json"))
+    assert fit([1]) and not fit(["1"])
+    (tmp_path / "schema.json").write_text('{"$ref": "#"}')
+    assert not fits(str(tmp_path / "schema.json"))(1)
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
-    [('{"type": "objct"}', "is no JSON schema"), ("{", "not JSON"), (None, "cannot be read")],
+    [
+        ('{"type": "objct"}', "is no JSON schema"),
+        ("{", "not JSON"),
+        (None, "cannot be read"),
+        ('{"items": {"$ref": "#/$defs/row"}}', "\\$ref #/\\$defs/row names nothing in it"),
+        ('{"$ref": "http://127.0.0.1:9/a"}', "127.0.0.1:9/a names nothing in it"),
+    ],
 )
 def test_what_is_no_schema_is_refused(tmp_path, text, what):
     if text is not None:
