@@ -65,6 +65,8 @@ class Audit:
     """Examples whose last learned token ends generation."""
     doubled_bos: int = 0
     """Examples that begin with two start tokens."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """What the template writes like a special token, and is none -> in how many examples."""
     held: int = 0
     """Examples held out for validation."""
     lost: list[dict[str, str]] = field(default_factory=list)
@@ -84,6 +86,9 @@ class Audit:
         ]
         if self.doubled_bos:
             lines.append(f"  {self.doubled_bos:,} examples begin with two start tokens")
+        for name, count in self.unknown.items():
+            what = "is no token of this tokenizer, and is written in letters"
+            lines.append(f"  {name} of the template {what}: {count:,} examples")
         if pad_is_eos:
             lines.append("  padding is the end token: it is told apart by position, not by its id")
         return lines
@@ -92,7 +97,7 @@ class Audit:
         """The counts, for a file."""
         found = asdict(self)
         del found["lost"]
-        return {**found, "dropped": dict(self.dropped)}
+        return {**found, "dropped": dict(self.dropped), "unknown": dict(self.unknown)}
 
 
 class Tokenized(NamedTuple):
@@ -233,11 +238,20 @@ def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: Audit) -
         return _of_pair(example, tokenizer, how)
     template = template_for(tokenizer, how, example)
     audit.template = audit.template or (how.template or "the model's own chat template")
+    silent = [i for i, message in enumerate(example.messages, 1) if "content" not in message]
+    if silent and how.template:
+        what = f"message {silent[0]} has no content, which {how.template} cannot write; add a text"
+        raise DataError(example.where, f"{what}, or use the tokenizer's own template")
     try:
         stretches = template.answers(tokenizer, example.messages, tools=example.tools)
+        if odd := template.unknown(tokenizer):
+            text = template.render(example.messages, tools=example.tools).text
+            audit.unknown.update(name for name in odd if name in text)
     except DataError as error:
         raise DataError(example.where, f"{error.where}: {error.what}") from None
     said = [index for _, index in stretches if index is not None]
+    if not any(part for part, index in stretches if index is not None):
+        _check_silence(example, audit.template)
     wanted = {
         index
         for index in (said[-1:] if how.learn == "last" else said)
@@ -248,6 +262,13 @@ def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: Audit) -
     if stretches[-1][0] == [] and said and said[-1] in wanted and ids[-1] not in tokenizer.ends:
         ids, learned = [*ids, tokenizer.eos], [*learned, True]  # else it never learns to stop
     return Tokenized(np.array(ids, np.uint32), np.array(learned, bool))
+
+
+def _check_silence(example: Example, template: str) -> None:
+    """Raise DataError where a template has written nothing of answers that there are."""
+    if any(m["role"] == "assistant" and m.get("content") for m in example.messages):
+        what = "writes nothing of the answers, so nothing would be learned; choose another"
+        raise DataError(example.where, f"{template} {what} with examples.template")
 
 
 def _of_pair(example: Example, tokenizer: Tokenizer, how: How) -> Tokenized:

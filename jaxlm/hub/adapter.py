@@ -261,7 +261,7 @@ def _check_factors(
     """Raise CheckpointError for numbers that are none, and for what the configuration denies."""
     rank, ranks = found["a"].shape[0], [*(config.get("rank_pattern") or {}).values()]
     if "r" in config and rank not in [config["r"], *ranks]:
-        what = f"{module} has the rank {rank}, and {CONFIG} r={config['r']}; download both again"
+        what = f"{module} has the rank {rank}, and {CONFIG} r={config['r']!r}; download both again"
         raise CheckpointError(where, what)
     if config.get("use_dora") and "m" not in found:
         what = f"{module} has no lora_magnitude_vector, and {CONFIG} says use_dora"

@@ -95,6 +95,10 @@ class ChatTemplate:
             messages, how = _marked([messages, how], re.compile(names))
         return _stretch(tokenizer, self.render(messages, **how).text, first=True)
 
+    def unknown(self, tokenizer: Tokenizer) -> set[str]:
+        """What stands in the template like a special token, and is none of the tokenizer's."""
+        return set(re.findall(r"<\|\w+\|>", self.source)) - set(tokenizer.names)
+
     def answers(
         self, tokenizer: Tokenizer, messages: Sequence[Message], **how: Any
     ) -> list[tuple[list[int], int | None]]:
@@ -172,13 +176,13 @@ def continued(tokenizer: Tokenizer, text: str) -> list[int]:
 def builtin(tokenizer: Tokenizer, name: str) -> ChatTemplate:
     """One of BUILTIN for a tokenizer. Raises DataError where it lacks a token that stands in it."""
     source, names = BUILTIN[name], {index: said for said, index in tokenizer.names.items()}
-    lacking = sorted(set(re.findall(r"<\|\w+\|>", source)) - set(names.values()))
-    if lacking:
-        what = f"{name} writes {lacking[0]}, which the tokenizer does not have; use alpaca or plain"
-        raise DataError("examples.template", what)
     bos = names.get(-1 if tokenizer.bos is None else tokenizer.bos, "")
     tokens = {"bos_token": bos, "eos_token": names.get(tokenizer.eos, "")}
-    return ChatTemplate(source, f"template {name}", tokens)
+    template = ChatTemplate(source, f"template {name}", tokens)
+    if lacking := sorted(template.unknown(tokenizer)):
+        what = f"{name} writes {lacking[0]}, which the tokenizer does not have; use alpaca or plain"
+        raise DataError("examples.template", what)
+    return template
 
 
 def of(tokenizer: Tokenizer, name: str = "default") -> ChatTemplate:

@@ -111,6 +111,32 @@ def test_nothing_to_learn_is_refused(opened):
         opened(records)
 
 
+@pytest.fixture
+def templated(tokenizer, monkeypatch):
+    """Give the tokenizer a chat template of its own."""
+    return lambda text: monkeypatch.setattr(tokenizer, "templates", {"default": ("t", text)})
+
+
+@pytest.mark.parametrize("text", ["hello", "{% generation %}{% endgeneration %}" * 2])
+def test_a_template_that_writes_no_answer_is_refused(opened, templated, text):
+    templated(text)
+    with pytest.raises(DataError, match=r"jsonl:1: the model's own .* writes nothing of the answ"):
+        opened([{"messages": CHAT}], template=None)
+
+
+def test_what_a_template_writes_for_a_token_and_is_none_is_told(opened, templated):
+    templated("{% for m in messages %}<|turn|>{{ m.content }}{{ '<|no|>' if m.tool }}{% endfor %}")
+    audit = opened([{"messages": CHAT}], template=None)[2]
+    assert audit.summary()["unknown"] == {"<|turn|>": 1}
+    assert any("<|turn|> of the template is no token of" in line for line in audit.lines(False))
+
+
+def test_a_call_without_a_text_needs_a_template_that_writes_it(opened):
+    called = {"role": "assistant", "content": None, "tool_calls": [{}]}
+    with pytest.raises(DataError, match=r"jsonl:1: message 2 has no content, which plain cannot"):
+        opened([{"messages": [CHAT[0], called]}])
+
+
 def test_what_is_held_out_is_so_by_what_it_says(opened):
     records = [{"prompt": f"number {n}", "completion": "dog"} for n in range(200)]
     train, held, audit = opened(records, hold_out=0.2)
