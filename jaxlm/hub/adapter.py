@@ -126,7 +126,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(where.read_bytes())
     except OSError as error:
-        what = f"cannot be read: {error.strerror}; name the folder of an adapter"
+        of_run = " that jaxlm adapter export wrote of this run" * (path / "config.yaml").is_file()
+        what = f"cannot be read: {error.strerror}; name the folder of an adapter{of_run}"
         raise CheckpointError(str(where), what) from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(str(where), f"not JSON: {error}; download it again") from None

@@ -106,10 +106,12 @@ def read(
         its = [(x, weights[path]) for path, x in found.items() if name in x]
         made[name] = np.concatenate([x[name] for x, _ in its], -1)
         numbered = its[0][0][f"{beside}lora_scale"].ndim
-        made[f"{beside}lora_b"] = np.concatenate(
-            [x[f"{beside}lora_b"].T * (weight * x[f"{beside}lora_scale"].T) for x, weight in its],
-            -1 - numbered,
-        ).T
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = [x[f"{beside}lora_b"].T * (w * x[f"{beside}lora_scale"].T) for x, w in its]
+        made[f"{beside}lora_b"] = np.concatenate(scaled, -1 - numbered).T
+        if not np.isfinite(made[f"{beside}lora_b"]).all():
+            what = "make a sum beyond what float32 holds; use smaller ones"
+            raise ConfigError("adapters", f"weights of {[w for _, w in its]} {what}")
         made[f"{beside}lora_scale"] = np.ones_like(its[0][0][f"{beside}lora_scale"])
     return made
 

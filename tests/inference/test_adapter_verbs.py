@@ -134,6 +134,7 @@ def test_a_merge_that_loses_the_adapter_leaves_nothing_unless_forced(folder, tmp
     ("words", "code", "line"),
     [
         (("show", "base"), errors.CHECKPOINT, "adapter_config.json: cannot be read"),
+        (("show", "run"), errors.CHECKPOINT, "that jaxlm adapter export wrote of this run"),
         (("show", "cut"), errors.CHECKPOINT, "cut off"),
         (("merge", "other", "one", "new"), errors.CHECKPOINT, "was trained on another base"),
         (("merge", "base", "cut", "new"), errors.CHECKPOINT, "cut off"),
@@ -143,6 +144,8 @@ def test_a_merge_that_loses_the_adapter_leaves_nothing_unless_forced(folder, tmp
 )
 def test_bad_input_is_one_line(folder, capsys, monkeypatch, words, code, line):
     monkeypatch.chdir(folder)
+    (folder / "run").mkdir(exist_ok=True)
+    (folder / "run" / "config.yaml").touch()
     if not (folder / "cut").exists():
         (folder / "cut").mkdir()
         for file in (folder / "one").iterdir():

@@ -170,3 +170,5 @@ def test_a_choice_that_cannot_be_is_one_line(folder, plain, both):
         plain.with_adapter(both.read_adapter(folder / "sql"))
     with pytest.raises(ConfigError, match="is no number"):
         plain.with_adapters({folder / "sql": float("nan")})
+    with pytest.raises(ConfigError, match="make a sum beyond what float32 holds"):
+        plain.with_adapters({folder / "sql": 1e39})
