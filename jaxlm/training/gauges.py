@@ -41,7 +41,7 @@ def read(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer, held: Dataset
     continues = spec.structure == "decoder" and not spec.head.labels
     rows = general(source, tokenizer, config.length) if source and continues else None
     if rows is None and config.evaluate.max_forgetting is not None:
-        what = "no general text is scored: that takes init and evaluate.general; leave it out"
+        what = "no general text is scored: this model does not continue texts; leave it out"
         raise ConfigError("evaluate.max_forgetting", what)
     return Texts(held, rows, samples.read(config, tokenizer, spec.max_length))
 

@@ -172,7 +172,10 @@ def test_a_run_ends_well_where_too_much_is_forgotten(base):
         (["objective.kl_to_base=1"], "objective.kl_to_base: needs the base beside what is tuned"),
         (["data.replay=stdlib"], "replay needs its share of the rows; write {path: stdlib, w"),
         (["evaluate.general=nowhere.txt"], "nowhere.txt"),
-        (["evaluate.general=null", "evaluate.max_forgetting=1"], "no general text is scored: that"),
+        (
+            ["evaluate.general=null", "evaluate.max_forgetting=1"],
+            "max_forgetting=1 needs evaluate.general",
+        ),
     ],
 )
 def test_what_cannot_be_held_back_is_refused(base, more, line):
