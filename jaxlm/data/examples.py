@@ -298,19 +298,20 @@ def _fitted(
     one: Tokenized, example: Example, how: How, length: int, audit: Audit
 ) -> Tokenized | None:
     """The example within length + 1 ids, or None when it is dropped."""
+    policy = how.overlong
     if (long := one.ids.size) > length + 1:
-        if how.overlong == "error":
+        if policy == "error":
             raise DataError(
                 example.where,
                 f"{long - 1} tokens are more than length={length}; use length={long - 1}, or "
                 "examples.overlong=truncate-right, truncate-left or drop",
             )
-        audit.lost.append({"where": example.where, "tokens": str(long), "why": how.overlong})
-        if how.overlong == "drop":
+        audit.lost.append({"where": example.where, "tokens": str(long), "why": policy})
+        if policy == "drop":
             audit.dropped["too long"] += 1
             return None
         audit.truncated += 1
-        kept = slice(length + 1) if how.overlong == "truncate-right" else slice(-length - 1, None)
+        kept = slice(length + 1) if policy == "truncate-right" else slice(-length - 1, None)
         one = Tokenized(one.ids[kept], one.learned[kept])
     if not one.learned[1:].any():
         audit.dropped["no learned token"] += 1

@@ -147,11 +147,18 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
 
 
+def _joined(value: Any) -> Any:
+    """A content in parts that are all of text, as one text."""
+    parts = value if _is_list(value) else []
+    said = [part.get("text") for part in parts if part.get("type") == "text"]
+    return "".join(said) if said and len(said) == len(parts) and all(said) else value
+
+
 def _checked(value: Any, name: str, where: str, *, answered: bool = True) -> tuple[Message, ...]:
     """Messages that a template can render. Keys that are null are left out, as arrow adds them."""
     if not value or not _is_list(value):
         raise DataError(where, f'{name}: a list of {{"role": ..., "content": ...}} is meant')
-    messages = tuple({k: v for k, v in each.items() if v is not None} for each in value)
+    messages = tuple({k: _joined(v) for k, v in each.items() if v is not None} for each in value)
     for number, message in enumerate(messages, 1):
         if not isinstance(message.get("role"), str):
             raise DataError(where, f"{name}: message {number} has no role; write user or assistant")

@@ -105,7 +105,7 @@ def scaling(rank: int, alpha: float, rslora: bool) -> float:
 
 
 def check_init(kernels: Mapping[str, Kernel], rank: int, init: str, *, quantized: bool) -> None:
-    """Raise ConfigError for an init of other kernels, or more singular vectors than one has."""
+    """Raise ConfigError for an init of other kernels, or a rank that is more than one has."""
     if init == "pissa" and quantized:
         raise ConfigError(
             "lora.init", "pissa is of whole kernels, and these are quantized; use loftq"
@@ -114,7 +114,7 @@ def check_init(kernels: Mapping[str, Kernel], rank: int, init: str, *, quantized
         raise ConfigError("lora.init", "loftq is of quantized kernels; set frozen_dtype=nf4 too")
     for name, kernel in kernels.items():
         most = min(map(math.prod, sides(name, shape(kernel))))
-        if init != "default" and rank > most:
+        if rank > most:
             raise ConfigError("lora.rank", f"{rank} is more than {name} has; use {most} or less")
 
 

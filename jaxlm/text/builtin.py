@@ -69,3 +69,5 @@ BUILTIN = {
     "plain": PLAIN,
 }
 """ChatML (OpenAI 2023), Llama 3's, Mistral 7B's, Alpaca's (Taori et al. 2023), and none."""
+ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>"}
+"""What ends an answer, where that is not the tokenizer's end token."""

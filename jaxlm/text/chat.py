@@ -1,5 +1,6 @@
 """Chat templates: messages to the text, and the ids, that a model was tuned on."""
 
+import json
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from jaxlm.core.errors import DataError
-from jaxlm.text.builtin import BUILTIN
+from jaxlm.text.builtin import BUILTIN, ENDS
 from jaxlm.text.sandbox import Run, Sandbox, running
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -175,14 +176,25 @@ def continued(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def builtin(tokenizer: Tokenizer, name: str) -> ChatTemplate:
     """One of BUILTIN for a tokenizer. Raises DataError where it lacks a token that stands in it."""
-    source, names = BUILTIN[name], {index: said for said, index in tokenizer.names.items()}
+    names = {index: said for said, index in tokenizer.names.items()}
     bos = names.get(-1 if tokenizer.bos is None else tokenizer.bos, "")
-    tokens = {"bos_token": bos, "eos_token": names.get(tokenizer.eos, "")}
-    template = ChatTemplate(source, f"template {name}", tokens)
+    own = {"bos_token": bos, "eos_token": names.get(tokenizer.eos, "")}
+    first = (f"{{% set {k} = {json.dumps(v, ensure_ascii=False)} %}}" for k, v in own.items())
+    template = ChatTemplate("".join(first) + BUILTIN[name], f"template {name}")
     if lacking := sorted(template.unknown(tokenizer)):
         what = f"{name} writes {lacking[0]}, which the tokenizer does not have; use alpaca or plain"
         raise DataError("examples.template", what)
     return template
+
+
+def adopt(tokenizer: Tokenizer, name: str) -> None:
+    """Make one of BUILTIN the tokenizer's own chat template, and what ends its answers an end.
+
+    Raises DataError as `builtin` does.
+    """
+    tokenizer.templates["default"] = (f"template {name}", builtin(tokenizer, name).source)
+    end = tokenizer.names.get(ENDS.get(name, ""), tokenizer.eos)
+    tokenizer.ends = tuple(dict.fromkeys((*tokenizer.ends, end)))
 
 
 def of(tokenizer: Tokenizer, name: str = "default") -> ChatTemplate:

@@ -32,6 +32,7 @@ from jaxlm.objectives.base import Objective
 from jaxlm.objectives.lm import OBJECTIVES
 from jaxlm.observe import flops
 from jaxlm.observe.progress import Progress
+from jaxlm.text import chat
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
@@ -158,6 +159,8 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
         else:
             with voice.phase("training the tokenizer"):
                 made = train_tokenizer(kind, vocab, reading.texts(config))
+        if config.objective.type == "sft" and config.examples.template:
+            chat.adopt(made, config.examples.template)  # so that it is asked as it was taught
         temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         made.save(temporary)

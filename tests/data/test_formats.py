@@ -29,6 +29,12 @@ def test_messages_are_messages_and_nulls_that_arrow_adds_are_left_out():
     assert read(record) == Example("here", SAID, tools=tools)
 
 
+def test_a_content_in_parts_of_text_is_their_text():
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    record = {"messages": [{"role": "user", "content": parts}, SAID[1]]}
+    assert read(record).messages == ({"role": "user", "content": "one two"}, SAID[1])
+
+
 def test_tools_may_be_json_as_tables_hold_them():
     tools = [{"type": "function"}]
     turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]

@@ -130,6 +130,11 @@ def test_named_targets_are_of_every_stack():
         assert set(found) == {name for name in kernels if name.endswith("/kernel")}
 
 
+def test_a_rank_that_is_more_than_a_kernel_has_is_refused(base):
+    with pytest.raises(ConfigError, match=r"^lora.rank: 33 is more than decoder.* has; use 32 or"):
+        adapt(base, rank=33)
+
+
 def test_a_name_that_is_none_is_told_the_known_ones(base):
     with pytest.raises(ConfigError, match="'atention' .* attention, mlp, all-linear"):
         adapt(base, targets=["atention"])

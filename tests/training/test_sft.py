@@ -3,14 +3,18 @@
 import json
 from types import SimpleNamespace
 
+import hubs
 import jax
 import networks
 import numpy as np
 import processes
 import pytest
+import tokenizers
 
+import jaxlm
 from jaxlm.config.schema import Source
 from jaxlm.data.examples import open_examples
+from jaxlm.text.chat import builtin, of
 from jaxlm.text.train import train
 
 TOKENIZER = train("bpe", 280, ["what is one plus two? it is three."] * 30)
@@ -52,6 +56,26 @@ def test_a_run_says_and_keeps_what_became_of_its_examples(tmp_path):
     assert lost["where"] == f"{path}:13" and lost["why"] == "drop"
     code, out, error = processes.run("train", *processes.TINY, *words.split())
     assert code == 0 and "nothing left to do" in out + error
+
+
+def test_a_run_is_asked_as_it_was_taught(tmp_path):
+    """A template chosen by name is the run's own: written, and its end ends answers."""
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    folder = tmp_path / "tokenizer"
+    hubs.TOKENIZER.save(folder)
+    made = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    made.save(str(folder / "tokenizer.json"))
+    words = f"objective.type=sft data.train={write(tmp_path, [chat] * 4)} examples.template=chatml "
+    words += f"steps=1 run_dir={tmp_path}/run length=64 tokenizer.path={folder}"
+    tiny = [word for word in processes.TINY if not word.startswith("tokenizer")]
+    code, out, error = processes.run("train", *tiny, *words.split())
+    assert code == 0 and "the end token in 4 of 4 examples" in out + error
+    own = jaxlm.load(tmp_path / "run").tokenizer
+    end = own.names["<|im_end|>"]
+    assert end in own.ends and own.eos in own.ends
+    taught = builtin(own, "chatml").apply(own, chat["messages"])
+    assert of(own).apply(own, chat["messages"]) == taught and taught.count(end) == 2
 
 
 @pytest.mark.parametrize(
