@@ -31,12 +31,15 @@ def shapes(spec, *, adapters=True):
     base = param_shapes(spec, at, "float32")
     if not adapters:
         return base
-    targets = {"rank": 4, "alpha": 8.0, "targets": ["(attn|cross|mlp)/.*kernel"]}
-    targets |= {"init": "pissa", "dora": True, "dropout": 0.1}
+    how = {"rank": 4, "alpha": 8.0, "init": "pissa"}
+    kernels, experts = ["(attn|cross|mlp)/.*kernel"], ["experts/(gate|up|down)/kernel"]
     first = networks.VOCAB - 2
 
     def added(params):
-        params = lora.add(params, at, networks.ROOT, **targets)
+        more = {"targets": kernels, "dora": True, "dropout": 0.1}
+        params = lora.add(params, at, networks.ROOT, **how, **more)
+        if spec.experts.count:
+            params = lora.add(params, at, networks.ROOT, **how, targets=experts)
         return rows.split(params, at, first, networks.VOCAB)
 
     return jax.eval_shape(added, base)
