@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
@@ -14,3 +15,29 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+
+BRIEF = 5
+"""Of so many cases of a parametrized test, a brief run has one."""
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--brief",
+        action="store_true",
+        help=f"one case in {BRIEF} of every test, and no test that is marked `once`",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("brief"):
+        return
+    cases = Counter()
+    kept, left = [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        chosen = cases[test] % BRIEF == 0 and not item.get_closest_marker("once")
+        (kept if chosen else left).append(item)
+        cases[test] += 1
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what testing needs and pass the tests, on each line of Python that this machine has:
-# 3.11 (the last with jax 0.10) and the newest of 3.12 and later.
+# 3.11 (the last with jax 0.10) and the newest of 3.12 and later, where a few cases of each do.
 #
 #   bash tests/run.sh [--peers] [arguments of pytest]
 #
@@ -99,7 +99,9 @@ first=".venv-test/${versions[0]}/bin"
 chromium_or_reason
 for version in "${versions[@]}"; do
   say "Python $version: pytest"
-  pytest_in "$version" "not peers" "$@"
+  brief=--brief
+  [[ "$version" == "${versions[0]}" ]] && brief=
+  PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} $brief" pytest_in "$version" "not peers" "$@"
 done
 
 if [[ $peers == yes ]]; then

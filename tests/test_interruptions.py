@@ -5,6 +5,7 @@ import signal
 import time
 
 import processes
+import pytest
 
 from jaxlm.checkpoint import inspect
 from jaxlm.core import errors
@@ -25,6 +26,7 @@ def _digest(folder, name):
     return inspect.digest(folder / name / "checkpoints")
 
 
+@pytest.mark.once
 def test_twenty_kills_leave_the_bits_of_a_run_never_interrupted(tmp_path):
     words = ("steps=60", "checkpoint.every=3", "data.validation=0.3", "evaluate.every=20")
     code, _, err = processes.run(*processes.words(tmp_path, *words, name="whole"), devices=2)

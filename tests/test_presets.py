@@ -37,6 +37,7 @@ def test_a_preset_for_the_cpu_trains_a_step(name, tmp_path):
     assert len(processes.losses(tmp_path)) == 1
 
 
+@pytest.mark.once
 def test_the_quickstart_has_a_second_half(tmp_path):
     words = ["steps=1", "evaluate.batches=1", "batch=2", f"data.cache={tmp_path}/cache"]
     tiny = ["model.layers=1", "model.embed=32", "tokenizer.vocab=300"]

@@ -126,6 +126,7 @@ def test_a_run_that_is_not_there_is_one_line(words, code, capsys):
     assert error.startswith("jaxlm: error: nowhere") and len(error.splitlines()) == 1
 
 
+@pytest.mark.once
 def test_the_folder_that_is_named_is_the_one_that_trains(tmp_path):
     code, _, err = processes.run(*processes.words(tmp_path, "steps=2"))
     assert code == errors.DONE, err

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from jaxlm.checkpoint import inspect
 
 
+@pytest.mark.once
 def test_a_chain_of_kills(tmp_path):
     folder = tmp_path / "checkpoints"
     script = Path(__file__).with_name("saver.py")

@@ -167,6 +167,7 @@ def without_effect(folder, *words, devices=1):
     return [line for line in (out + err).splitlines() if "without effect" in line]
 
 
+@pytest.mark.once
 def test_every_key_has_an_effect(texts):
     one, two = (f"path: {texts}/{name}.jsonl, field: body" for name in "ab")
     data = (

@@ -52,6 +52,7 @@ def test_verbs_open_what_the_cache_holds(tmp_path, offline, words):
         assert out.splitlines()[0] == f"hf://org/name@{FIRST}"
 
 
+@pytest.mark.once
 def test_a_run_keeps_the_commit_that_it_began_with(tmp_path, offline):
     cache, env = offline
     own = [word for word in processes.words(tmp_path) if not word.startswith(("model.", "token"))]

@@ -153,6 +153,7 @@ def test_a_configuration_that_nests_without_end_is_one_line(tmp_path):
         open_folder(tmp_path)
 
 
+@pytest.mark.once
 def test_a_run_starts_from_a_folder_and_generates(tmp_path, tokenizer):
     spec, base = spec_of("llama", tokenizer.vocab), tmp_path / "base"
     spec = spec.model_copy(update={"max_length": 64})

@@ -60,6 +60,7 @@ def test_every_structure_is_compared(tmp_path, name):
     assert found["figures"]["largest score"] > 0
 
 
+@pytest.mark.once
 def test_every_verb_opens_an_import(tmp_path):
     source = hubs.write(tmp_path / "source", "llama")
     words = ("convert", "import", str(source), f"{tmp_path}/in")

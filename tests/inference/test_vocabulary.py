@@ -65,6 +65,7 @@ def _rows(params):
     return np.asarray(leaves["embed/embedding"]), np.asarray(leaves["head/kernel"]).T
 
 
+@pytest.mark.once
 def test_a_run_with_more_tokens_says_so_resumes_and_generates(tmp_path, base, larger):
     own = [word for word in processes.words(tmp_path) if not word.startswith(("model.", "token"))]
     words = [*own, f"init={base}", f"tokenizer.path={larger}", "lora.rank=2"]

@@ -116,6 +116,7 @@ def test_an_adapter_that_is_empty_or_no_number_is_refused(base, tmp_path, kept, 
         model.with_adapter(tmp_path / "out")
 
 
+@pytest.mark.once
 def test_a_run_is_exported_as_its_adapter_which_generates_with_the_base(base, tmp_path, capsys):
     own = [w for w in processes.words(tmp_path) if not w.startswith(("model.", "token"))]
     words = [
