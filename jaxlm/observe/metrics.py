@@ -79,9 +79,10 @@ class Metrics:
             finally:
                 os.close(handle)
 
-    def cut(self, step: int) -> None:
+    def cut(self, step: int, *, again: bool = False) -> None:
         """Remove the rows of steps after `step` and a torn last line; call before the first row.
 
+        again: the scores at `step` are made once more, and those that are there go too.
         The file is replaced in one move, so a crash leaves the old one or the new one. Raises
         StorageError when that is impossible: rows of a future that is gone must not stay.
         """
@@ -91,7 +92,11 @@ class Metrics:
             self._write()
             return
         before = self._path.read_bytes()
-        kept = [line for line, row in _rows(before) if row is not None and row["step"] <= step]
+        kept = [
+            line
+            for line, row in _rows(before)
+            if row is not None and row["step"] <= step - (again and "loss" not in row)
+        ]
         after = b"".join(line + b"\n" for line in kept)
         if after == before:
             return

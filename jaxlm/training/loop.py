@@ -315,8 +315,8 @@ class Loop:
                 step=self._step,
                 warn=voice.warn,
             )
-            kept = self._step or -1  # before the first step a run that has a base is scored again
-            Metrics(run.folder, primary=True, warn=voice.warn).cut(kept)
+            before = Metrics(run.folder, primary=True, warn=voice.warn)
+            before.cut(self._step, again=not self._scored_before)
 
         distributed.agree("begin", begin)
         return Metrics(run.folder, started, primary=self._primary, warn=voice.warn)

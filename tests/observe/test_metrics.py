@@ -49,6 +49,16 @@ def test_after_a_kill_anywhere_the_cut_file_is_the_uninterrupted_one(tmp_path_fa
     assert write(killed, [kept + 1]).startswith(expected)
 
 
+def test_scores_that_are_made_again_are_there_once(tmp_path):
+    metrics = Metrics(tmp_path, primary=True)
+    rows = [{"step": 0, "score": 1.0}, {"step": 1, "loss": 2.0}, {"step": 1, "score": 3.0}]
+    for row in rows:
+        metrics.row(row)
+    for step, again, left in ((1, False, 3), (1, True, 2), (0, False, 1), (0, True, 0)):
+        Metrics(tmp_path, primary=True).cut(step, again=again)
+        assert read(tmp_path) == rows[:left]
+
+
 def test_reading_leaves_a_torn_last_line_out_and_refuses_one_in_the_middle(tmp_path):
     content = write(tmp_path, [1, 2])
     (tmp_path / FILE).write_bytes(content + b'{"step": 3, "lo')
