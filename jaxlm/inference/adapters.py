@@ -37,9 +37,8 @@ from jaxlm.inference.run import (
     trained,
     unquantized,
 )
-from jaxlm.models import lora, quantize
+from jaxlm.models import lora, quantize, rows
 from jaxlm.models.axes import AXES
-from jaxlm.models.rows import beside, tables
 from jaxlm.models.spec import ModelSpec
 
 
@@ -140,8 +139,9 @@ def export_adapter(source: str, out: str) -> Family:
     mask = trained(config, shapes(config, run.spec, layout))
     saved = [name for name in mask if "/lora_" not in name]
     first, last = rows_before(config), run.spec.vocab
-    new = {name: range(first, last) for name in tables(params) if first and beside(name) in mask}
-    if first and set(tables(params)) - set(saved) - set(new):
+    tables = rows.tables(params) if first else {}
+    new = {name: range(first, last) for name in tables if rows.beside(name) in mask}
+    if tables.keys() - set(saved) - new.keys():
         what = "has tokens that its base lacks, and did not train their rows"
         raise ConfigError(source, f"{what}; export it with --merge")
     family = family_of(_config_of(init), run.spec)

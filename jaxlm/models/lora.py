@@ -16,7 +16,7 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.parts import found
 from jaxlm.core.tree import Params
 from jaxlm.models.axes import AXES
-from jaxlm.models.quantize import Kernel, dequantize, gathered, quantize, shape, slices
+from jaxlm.models.quantize import SCALE, Kernel, dequantize, gathered, quantize, shape, slices
 
 PARTS = ("lora_a", "lora_b", "lora_a0", "lora_b0", "lora_m", "lora_scale", "lora_drop")
 """Leaves of an adapter: A [*in, R] and B [R, *out]; the product that they began as, which is
@@ -231,6 +231,18 @@ def without(params: Params) -> Params:
     """The parameters without their adapters."""
     leaves = tree.flatten(params)
     return tree.unflatten({n: x for n, x in leaves.items() if n.split("/")[-1] not in PARTS})
+
+
+def begun(params: Params) -> Params:
+    """The parameters without their adapters, but for what these began as beside a quantized kernel,
+    which makes up for what that lost.
+    """
+    leaves, made = tree.flatten(params), tree.flatten(without(params))
+    for beside in {n.removesuffix(SCALE) for n in leaves if n.endswith(SCALE)}:
+        if beside + "lora_a0" in leaves:
+            first = {"lora_a": "lora_a0", "lora_b": "lora_b0", "lora_scale": "lora_scale"}
+            made |= {beside + part: leaves[beside + its] for part, its in first.items()}
+    return tree.unflatten(made)
 
 
 def _merged(kernel: Kernel, leaves: dict[str, Array]) -> Array:

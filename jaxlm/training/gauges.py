@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
-from jaxlm.core.tree import Mask, Params
+from jaxlm.core.tree import Mask
 from jaxlm.data.asked import Asked
 from jaxlm.data.general import general
 from jaxlm.data.pipeline import Dataset
 from jaxlm.inference.generate import Generator
-from jaxlm.models import lora, quantize
+from jaxlm.models import lora
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Forward
 from jaxlm.objectives.base import Objective
@@ -48,19 +47,7 @@ def read(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer, held: Dataset
 
 def base_beside(mask: Mask) -> Base | None:
     """From parameters to those of the base, with adapters alone; else None."""
-    return begun if all("/lora_" in name for name in mask) else None
-
-
-def begun(params: Params) -> Params:
-    """The parameters without their adapters, but for what these began as beside a quantized kernel,
-    which makes up for what that lost.
-    """
-    leaves, made = tree.flatten(params), tree.flatten(lora.without(params))
-    for beside in {n.removesuffix(quantize.SCALE) for n in leaves if n.endswith(quantize.SCALE)}:
-        if beside + "lora_a0" in leaves:
-            first = {"lora_a": "lora_a0", "lora_b": "lora_b0", "lora_scale": "lora_scale"}
-            made |= {beside + part: leaves[beside + its] for part, its in first.items()}
-    return tree.unflatten(made)
+    return lora.begun if all("/lora_" in name for name in mask) else None
 
 
 def make(
