@@ -15,7 +15,7 @@ from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward, param_shapes
-from jaxlm.objectives.lm import clm
+from jaxlm.objectives.lm import language_model
 from jaxlm.training.optim import init_state
 from jaxlm.training.step import TrainState, train_step
 
@@ -135,7 +135,10 @@ def batch(rows: int = ROWS, length: int = LENGTH, *, packed: bool = True) -> dic
 def loss(spec: ModelSpec, at: Layout | None = None, dtype: Any = jnp.float32) -> Any:
     """(params, batch) -> mean loss of the clm objective."""
     at = at or layout()
-    forward, objective = make_forward(spec, at, dtype), clm(z_loss=0.0, shards=at.size("batch"))
+    forward, objective = (
+        make_forward(spec, at, dtype),
+        language_model(z_loss=0.0, shards=at.size("batch")),
+    )
 
     def mean(params: tree.Params, batch: Any) -> jax.Array:
         sums = objective.loss(forward, params, batch, None)
@@ -184,7 +187,9 @@ def plain_step(
     return partial(
         train_step,
         forward=make_forward(spec, at, dtype),
-        objective=clm(z_loss=1e-3, shards=at.size("batch"), kl_to_base=kl, base=lora.without),
+        objective=language_model(
+            z_loss=1e-3, shards=at.size("batch"), kl_to_base=kl, base=lora.without
+        ),
         tx=tx,
         trainable=trainable,
         microbatches=microbatches,

@@ -19,7 +19,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.inference.run import shapes, trained
 from jaxlm.models.axes import AXES
 from jaxlm.models.transformer import make_forward
-from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.objectives.lm import language_model
 from jaxlm.objectives.xent import CHUNK_BYTES
 from jaxlm.plan.memory import Step, estimate
 from jaxlm.training import optim
@@ -120,7 +120,7 @@ def lowered(method, words, model):
     step = partial(
         train_step,
         forward=make_forward(config.model, layout, jnp.bfloat16),
-        objective=OBJECTIVES["sft"](z_loss=0.0, shards=1),
+        objective=language_model(z_loss=0.0, shards=1),
         tx=tx,
         trainable=mask,
         microbatches=config.microbatches,

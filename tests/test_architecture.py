@@ -19,7 +19,7 @@ ARROWS = {
     "models": {"core"},
     "text": {"core"},
     "data": {"core", "text"},
-    "objectives": {"core", "data", "models.transformer"},
+    "objectives": {"core", "data", "models.spec", "models.transformer"},
     "checkpoint": {"core"},
     "families": {"core", "models.spec"},
     "hub": {"core", "families", "models", "text"},
@@ -27,7 +27,8 @@ ARROWS = {
     "inference": {"core", "checkpoint", "config", "families", "hub", "models", "text"},
     "plan": {"core", "models", "training.step"},
     "training.step": {"core", "objectives.base"},
-    "training.optim": {"core", "config.optimizers"},
+    "training.optim": {"core", "config.optimizers", "training.schedule"},
+    "training.schedule": {"config.optimizers"},
     "training": ROOMS - {"cli"},
 }
 """What each room, or file of a room, may import. cli and the package itself know all."""

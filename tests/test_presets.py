@@ -14,7 +14,7 @@ from jaxlm.core.mesh import Layout, logical_axes, make_mesh
 from jaxlm.inference.run import shapes, trained
 from jaxlm.models.axes import AXES
 from jaxlm.models.transformer import make_forward
-from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.objectives.lm import language_model
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
 
@@ -73,7 +73,7 @@ def test_a_preset_for_an_accelerator_compiles_for_eight_devices(name):
     step = partial(
         train_step,
         forward=forward,
-        objective=OBJECTIVES[config.objective.type](z_loss=config.objective.z_loss, shards=8),
+        objective=language_model(z_loss=config.objective.z_loss, shards=8),
         tx=optimizer.tx,
         trainable=mask,
         microbatches=2,

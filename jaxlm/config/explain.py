@@ -131,7 +131,7 @@ def _wrong(error: Any, route: Route) -> str:
     if kind in _RANGES:
         return f"{key} must be {_RANGES[kind].format(**context)}, not {shown(value)}"
     if kind in ("literal_error", "union_tag_invalid"):
-        expected = context.get("expected") or context["expected_tags"]
+        expected = context.get("expected") or " or ".join(context["expected_tags"].rsplit(", ", 1))
         value = context.get("tag", value)
         near = difflib.get_close_matches(str(value), re.findall(r"'(.+?)'", expected), n=1)
         advice = f"; did you mean {near[0]}?" if near else ""

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from jaxlm.config.objectives import READERS, Clm, Objective
 from jaxlm.config.optimizers import AdamW, Optimizer
 from jaxlm.config.values import (
     Beta,
     Count,
     Name,
-    NonNegative,
     Patterns,
     Positive,
     Seed,
@@ -97,19 +97,8 @@ class Tokenizer(Section):
     """Number of ids to train."""
 
 
-class Objective(Section):
-    """What is learned."""
-
-    type: Literal["clm", "sft"] = "clm"
-    """clm: the next token of documents; sft: of the answers in examples."""
-    z_loss: NonNegative = 0.0
-    """Weight of log(Z)^2, which keeps the logits' scale (Chowdhery et al. 2022, section 5)."""
-    kl_to_base: NonNegative = 0.0
-    """Weight of the divergence KL(base || tuned) at each learned token, with adapters alone."""
-
-
 class Examples(Section):
-    """How records become examples (objective.type=sft)."""
+    """How records become examples, for the objectives that learn from examples."""
 
     template: Literal["chatml", "llama3", "mistral", "alpaca", "plain"] | None = None
     """How a chat or an instruction is written; left out, the tokenizer's own chat template."""
@@ -258,6 +247,15 @@ def _check_tuning(lora: Lora, evaluate: Evaluate, init: str | None) -> None:
         raise ValueError(f"evaluate.max_forgetting={most:g} {what}")
 
 
+def _check_examples(examples: Examples, objective: str) -> None:
+    """Raise ValueError for a key of examples that the objective does not read."""
+    plain = vars(Examples())
+    set_ = [key for key, value in vars(examples).items() if value != plain[key]]
+    if odd := [key for key in set_ if objective not in READERS[key]]:
+        readers = " or ".join(READERS[odd[0]])
+        raise ValueError(f"examples.{odd[0]} is of objective.type={readers}; leave it out")
+
+
 class RunConfig(Section):
     """One run."""
 
@@ -302,7 +300,7 @@ class RunConfig(Section):
     model: ModelSpec = ModelSpec()
     data: Data
     tokenizer: Tokenizer = Tokenizer()
-    objective: Objective = Objective()
+    objective: Objective = Clm()
     examples: Examples = Examples()
     optimizer: Optimizer = AdamW()
     mesh: Mesh = Mesh()
@@ -329,8 +327,7 @@ class RunConfig(Section):
             what = "is how what is frozen of init is stored; add init, or leave it out"
             raise ValueError(f"frozen_dtype={f['frozen_dtype']} {what}")
         _check_tuning(f["lora"], f["evaluate"], f["init"])
-        if f["examples"] != Examples() and vars(f["objective"])["type"] != "sft":
-            raise ValueError("examples.* is of objective.type=sft; add it, or leave examples out")
+        _check_examples(f["examples"], vars(f["objective"])["type"])
         for key in ("run_dir", "init"):
             away = f[key] and "://" in f[key]  # a Path would make a local folder named `gs:` of it
             if away and not (key == "init" and f[key].startswith("hf://")):

@@ -137,18 +137,14 @@ class Packed:
             found.update(example.ids.tobytes() + example.learned.tobytes())
         return found.hexdigest()
 
-    @property
-    def full(self) -> bool:
-        """Where some row holds several examples."""
-        return len(self.examples) > len(self.plan)
+    def widths(self, index: np.ndarray) -> dict[str, int]:
+        """Up to the end of the longest; all where some row holds several examples."""
+        if len(self.examples) > len(self.plan):
+            return {}
+        longest = max(self.examples[self.plan[i][0]].ids.size - 1 for i in index.tolist())
+        return dict.fromkeys(packing.NAMES, longest)
 
-    def width(self, index: np.ndarray) -> int:
-        """Columns up to the end of the longest; all of them where rows are packed."""
-        if self.full:
-            return self.length
-        return max(self.examples[self.plan[i][0]].ids.size - 1 for i in index.tolist())
-
-    def take(self, index: np.ndarray) -> Batch:
+    def take(self, index: np.ndarray, drawn: np.ndarray) -> Batch:
         """The rows `index` [B]; see `packing.windows`. An example's first token is no target."""
         batch = packing.blank(index.size, self.length, self.pad)
         for row, number in enumerate(index.tolist()):

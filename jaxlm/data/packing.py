@@ -13,10 +13,14 @@ from jaxlm.core.errors import DataError
 from jaxlm.data.cache import Tokens
 
 Batch = dict[str, np.ndarray]
+NAMES = ("tokens", "targets", "weights", "segments", "positions")
+"""The arrays [B, L] of rows that are continued."""
 
 
 class Rows(Protocol):
-    """Rows of one source, each a pure function of its index."""
+    """Rows of one source, each a pure function of its index and, where it has noise, of when it is
+    drawn.
+    """
 
     @property
     def count(self) -> int:
@@ -33,17 +37,16 @@ class Rows(Protocol):
         """Hash of everything that they depend on, but their length."""
         ...
 
-    @property
-    def full(self) -> bool:
-        """Whether rows need all their columns, whichever they are."""
+    def widths(self, index: np.ndarray) -> dict[str, int]:
+        """Columns that the rows `index` [n] need, by array; of arrays without an entry all."""
         ...
 
-    def width(self, index: np.ndarray) -> int:
-        """Columns of the rows `index` [n] that are needed, of their length."""
-        ...
+    def take(self, index: np.ndarray, drawn: np.ndarray) -> Batch:
+        """The rows `index` [B], which may be none, as arrays [B, n], whole.
 
-    def take(self, index: np.ndarray) -> Batch:
-        """The rows `index` [B] as `windows` gives them, whole."""
+        drawn [B] int64: the number of each in all that is ever drawn, so that another pass has
+        other noise.
+        """
         ...
 
 
@@ -71,16 +74,11 @@ class Windows:
         """Of the stream."""
         return self.stream.digest
 
-    @property
-    def full(self) -> bool:
-        """They do."""
-        return True
+    def widths(self, index: np.ndarray) -> dict[str, int]:
+        """None: windows are full."""
+        return {}
 
-    def width(self, index: np.ndarray) -> int:
-        """All: windows are full."""
-        return self.length
-
-    def take(self, index: np.ndarray) -> Batch:
+    def take(self, index: np.ndarray, drawn: np.ndarray) -> Batch:
         """The windows `index` [B]; see `windows`."""
         return windows(self.stream, index, self.length, vocab=self.vocab, pad=self.pad)
 

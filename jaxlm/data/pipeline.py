@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
-from jaxlm.data import packing, sources
+from jaxlm.data import sources
 from jaxlm.data.cache import Cached, Say, held_out, tokenized
 from jaxlm.data.examples import Audit, How, open_examples
 from jaxlm.data.order import Mixture, shuffled
@@ -112,32 +112,49 @@ class Dataset:
     ) -> Batch:
         """Batch `step` of `size` rows, or the `rows` of it that one process wants.
 
-        Arrays [B, L] as `packing.windows` gives them, or [B, l] where all `size` rows are shorter,
-        l one of BUCKETS parts of L. Rows from number `limit` of the sequence on
-        are filler: weight 0, segment 0. So are those beyond the only pass of a data set without a
-        seed.
+        Arrays as the sources give them, or narrower where all `size` rows are, one of BUCKETS parts
+        of their width. Rows from number `limit` of the sequence on are filler: weight 0, segment 0.
+        So are those beyond the only pass of a data set without a seed.
         """
         everyone = step * size + np.arange(size, dtype=np.int64)
         if self.seed is None:
             limit = self.rows if limit is None else min(limit, self.rows)
-        width, index = self._width(everyone, limit), everyone[rows]
+        widths, index = self._widths(everyone, limit), everyone[rows]
         real = np.arange(index.size) if limit is None else np.flatnonzero(index < limit)
         source, row = self._locate(index[real])
-        batch = packing.blank(index.size, width, self.pad)
+        batch = self._filler(index.size, widths)
         for number in np.unique(source):
             chosen = source == number
-            for name, array in self.sources[number].take(row[chosen]).items():
-                batch[name][real[chosen]] = array[:, :width]
+            found = self.sources[number].take(row[chosen], index[real[chosen]])
+            for name, array in found.items():
+                batch[name][real[chosen]] = array[:, : batch[name].shape[1]]
         return batch
 
-    def _width(self, index: np.ndarray, limit: int | None) -> int:
+    @cached_property
+    def _none(self) -> Batch:
+        """A batch without a row: its arrays' names, types and whole widths."""
+        empty = np.zeros(0, np.int64)
+        return self.sources[0].take(empty, empty)
+
+    def _filler(self, size: int, widths: dict[str, int]) -> Batch:
+        """`size` rows with nothing to see and nothing to learn."""
+        batch = {}
+        for name, array in self._none.items():
+            fill = self.pad if name in ("tokens", "source") else 0
+            width = min(array.shape[1], widths.get(name, array.shape[1]))
+            batch[name] = np.full((size, width), fill, array.dtype)
+        return batch
+
+    def _widths(self, index: np.ndarray, limit: int | None) -> dict[str, int]:
         """Columns of the batch with the rows `index`: the same for every process's part of it."""
-        if all(source.full for source in self.sources):
-            return self.length
         source, row = self._locate(index if limit is None else index[index < limit])
-        needed = [self.sources[n].width(row[source == n]) for n in np.unique(source)]
-        unit = max(MULTIPLE, -(-self.length // BUCKETS))
-        return min(self.length, -(-max(needed, default=1) // unit) * unit)
+        needed = [self.sources[n].widths(row[source == n]) for n in np.unique(source)]
+        found = {}
+        for name, array in self._none.items() if needed else ():
+            if all(name in each for each in needed):
+                unit = max(MULTIPLE, -(-array.shape[1] // BUCKETS))
+                found[name] = -(-max(each[name] for each in needed) // unit) * unit
+        return found
 
     @cached_property
     def _mixture(self) -> Mixture:

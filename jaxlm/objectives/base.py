@@ -1,10 +1,12 @@
 """What an objective is: a batch to sums. Everything reported is a sum, so it adds across
 microbatches and devices and is divided once.
 
-Batch = dict of arrays [B, L]: tokens, targets, segments, positions (int32), weights (float32).
+Batch = dict of arrays [B, n]: what `Forward` reads, targets and their weights (float32) [B, L]. Of
+those who predict at few places: `at` int32 [B, M], columns of the tokens, and targets and weights
+[B, M].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax import Array
@@ -32,6 +34,7 @@ class Objective(NamedTuple):
     """One way to learn. `loss` is pure and runs on the device."""
 
     loss: Callable[["Forward", dict[str, Any], Batch, Array | None], Sums]
-    """(forward, params, batch, a key per row or None) -> sums. No key: evaluation."""
-    structures: tuple[str, ...]
-    """ModelSpec.structure of those that it trains."""
+    """(forward, params, batch, a key per row or None) -> sums. No key: evaluation, where `extra`
+    may have sums of any shape; in training each is a number, and among them are `tokens`."""
+    scores: Callable[[float, float, Mapping[str, Any]], dict[str, float]]
+    """(loss, weight, extra) of a whole evaluation -> its columns beside the loss."""

@@ -1,5 +1,6 @@
 """How far a network has moved from another, token by token, without [tokens, V] at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ from jax import Array
 from jaxlm.objectives import xent
 from jaxlm.objectives.xent import Logits
 
+Base = Callable[[Any], Any]
+"""From parameters to those of the network that is moved away from."""
 Side = tuple[Any, Array]
 """What `logits` takes: the leaves of a head, and hidden states [B, L, D]."""
 Known = tuple[Array, Array]

@@ -28,8 +28,6 @@ from jaxlm.models.quantize import numbers, total
 from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
-from jaxlm.objectives.base import Objective
-from jaxlm.objectives.lm import OBJECTIVES
 from jaxlm.observe import flops
 from jaxlm.observe.progress import Progress
 from jaxlm.text import chat
@@ -38,8 +36,8 @@ from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import gauges, optim, reading, receipt
 from jaxlm.training.evaluate import Gauge
-from jaxlm.training.forgetting import Base
 from jaxlm.training.gauges import Texts
+from jaxlm.training.objective import check_base, make_objective
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
@@ -83,8 +81,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     distributed.check_complete()
     layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in MESH_AXES}))
     check_batch(config.batch, config.microbatches, layout.size("batch"))
-    opening = partial(reading.read, config, tokenizer, voice.say)
-    data, held = distributed.together("data", opening)
+    data, held = distributed.together("data", partial(reading.read, config, tokenizer, voice.say))
     if distributed.index() == 0:
         reading.report(data, tokenizer, folder, voice.say)
     check_best(config, scored=held is not None)
@@ -98,7 +95,8 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
     mask = trained(config, want)
     base = gauges.base_beside(mask)
-    objective = make_objective(config, spec, layout, base)
+    check_base(config, base)
+    objective = make_objective(config, spec, layout, tokenizer, base)
     live, frozen = tree.partition(want, mask)
     rate = config.lora.b_rate if config.lora.rank else 1.0
     given = config, texts, tokenizer, layout, forward, objective, folder, voice.say
@@ -200,32 +198,6 @@ def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None
             f"{config.length} is longer than model.max_length={spec.max_length}; "
             f"use length={spec.max_length} or less",
         )
-
-
-def make_objective(
-    config: RunConfig, spec: ModelSpec, layout: Layout, base: Base | None
-) -> Objective:
-    """The run's objective. base: from parameters to those of the base, where they are there.
-
-    Raises ConfigError for a model of another kind than those it trains, and for a divergence from
-    a base that is not there.
-    """
-    chosen = config.objective
-    if chosen.kl_to_base and not base:
-        what = "needs the base beside what is tuned; train adapters alone: lora.rank=16"
-        raise ConfigError("objective.kl_to_base", f"{what}, no lora.save, no trainable")
-    objective = OBJECTIVES[chosen.type](
-        z_loss=chosen.z_loss,
-        shards=layout.size("batch"),
-        kl_to_base=chosen.kl_to_base,
-        base=base,
-    )
-    if spec.structure not in objective.structures or spec.head.labels:
-        have = "a classifier" if spec.head.labels else f"a model of structure={spec.structure}"
-        wanted = " or ".join(objective.structures)
-        what = f"{chosen.type} does not train {have}; use a {wanted} that scores ids"
-        raise ConfigError("objective.type", what)
-    return objective
 
 
 def check_batch(batch: int, microbatches: int, shards: int) -> None:

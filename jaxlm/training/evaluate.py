@@ -1,13 +1,13 @@
-"""Scores on the validation data: loss, perplexity, bits per byte."""
+"""Scores on the validation data: the loss, and the columns of the objective."""
 
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -18,9 +18,9 @@ from jaxlm.data import files, sources
 from jaxlm.data.pipeline import Dataset
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.transformer import make_forward
-from jaxlm.objectives.base import Batch, Sums
-from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.objectives.base import Batch, Objective, Sums
 from jaxlm.training import reading
+from jaxlm.training.objective import make_objective
 from jaxlm.training.step import eval_step
 
 Score = Callable[[Params, Batch], Sums]
@@ -50,54 +50,53 @@ def place(dataset: Dataset, layout: Layout, size: int, limit: int | None = None)
     return batch
 
 
-def make_score(forward: Any, objective: Any, token_bytes: np.ndarray) -> Score:
-    """The compiled evaluation step; its sums have the targets' `bytes` of UTF-8 too."""
-    table = jnp.asarray(token_bytes, jnp.float32)
-
-    def score(params: Params, batch: Batch) -> Sums:
-        sums = eval_step(params, batch, forward=forward, objective=objective)
-        count = (table[batch["targets"]] * batch["weights"]).sum()
-        return sums._replace(extra={**sums.extra, "bytes": count})
-
-    return jax.jit(score)
+def make_score(forward: Any, objective: Objective) -> Score:
+    """The compiled evaluation step."""
+    return jax.jit(partial(eval_step, forward=forward, objective=objective))
 
 
 def evaluate(
     params: Params,
     dataset: Dataset,
     score: Score,
+    objective: Objective,
     layout: Layout,
     *,
     size: int,
     batches: int,
     beat: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Loss per token (nats), perplexity and bits per byte over the first `batches` batches.
+    """The mean loss (nats) over the first `batches` batches, and what the objective scores of them.
 
-    beat: called after each of them.
+    score: as `make_score` gives it. beat: called after each batch.
     """
     batch = place(dataset, layout, size)
-    loss = weight = count = 0.0
+    total: Any = Sums(0.0, 0.0, {}, {})  # pyright: ignore[reportArgumentType]
     for step in range(min(batches, dataset.batches(size))):
-        sums = score(params, batch(step))
-        loss += float(sums.loss)
-        weight += float(sums.weight)
-        count += float(sums.extra["bytes"])
+        found = score(params, batch(step))._replace(auxiliary={})
+        found = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(found))
+        total = jax.tree.map(np.add, total, found) if step else found
         beat()
-    mean = loss / weight if weight else math.nan
-    return {
-        "loss": mean,
-        "perplexity": math.exp(min(mean, 700.0)),
-        "bits_per_byte": loss / math.log(2) / count if count else math.nan,
-        "tokens": int(weight),
-    }
+    loss, weight = float(total.loss), float(total.weight)
+    mean = {"loss": loss / weight if weight else math.nan}
+    return mean | objective.scores(loss, weight, total.extra)
 
 
-def validation(held: Dataset, score: Score, layout: Layout, *, size: int, batches: int) -> Gauge:
+def validation(
+    held: Dataset,
+    forward: Any,
+    objective: Objective,
+    layout: Layout,
+    *,
+    size: int,
+    batches: int,
+) -> Gauge:
     """The scores of `evaluate`, in columns that begin with validation_."""
+    score = make_score(forward, objective)
 
     def gauge(_: int, params: Params, beat: Callable[[], None]) -> dict[str, float]:
-        found = evaluate(params, held, score, layout, size=size, batches=batches, beat=beat)
+        given = params, held, score, objective, layout
+        found = evaluate(*given, size=size, batches=batches, beat=beat)
         return {f"validation_{name}": value for name, value in found.items()}
 
     return gauge
@@ -129,9 +128,9 @@ def evaluate_run(
     """Score the newest good checkpoint of a run on its validation data, on all devices here.
 
     batches: at most so many, all of them by default. say: told of long work and of what is wrong;
-    stderr by default. Returns step, loss, perplexity, bits_per_byte
-    and tokens. Raises DataError when the run holds nothing out or its files are not here,
-    CheckpointError as loading does.
+    stderr by default. Returns step, loss and the objective's columns: of a language model
+    perplexity, accuracy, bits_per_byte and tokens. Raises DataError when the run holds nothing out
+    or its files are not here, CheckpointError as loading does.
     """
     run = open_run(run_dir)
     config = run.config
@@ -147,10 +146,7 @@ def evaluate_run(
     size = -(-config.batch // shards) * shards
     dtype = compute_dtype(config.compute_dtype)
     forward = make_forward(run.spec, layout, dtype)
-    objective = OBJECTIVES[config.objective.type](z_loss=config.objective.z_loss, shards=shards)
-    score = make_score(forward, objective, run.tokenizer.token_bytes())
-    most = batches or held.batches(size)
-    return {
-        "step": step,
-        **evaluate(params, held, score, layout, size=size, batches=most),
-    }
+    objective = make_objective(config, run.spec, layout, run.tokenizer)
+    score, most = make_score(forward, objective), batches or held.batches(size)
+    given = params, held, score, objective, layout
+    return {"step": step, **evaluate(*given, size=size, batches=most)}

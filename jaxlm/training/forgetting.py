@@ -23,7 +23,7 @@ from jaxlm.core.tree import Params
 from jaxlm.data.pipeline import Dataset
 from jaxlm.models.transformer import Forward
 from jaxlm.objectives.base import Batch
-from jaxlm.objectives.divergence import Known, divergence, divergence_from, likeliest
+from jaxlm.objectives.divergence import Base, Known, divergence, divergence_from, likeliest
 from jaxlm.objectives.xent import cross_entropy
 from jaxlm.observe import metrics
 from jaxlm.training.evaluate import Gauge, place
@@ -32,7 +32,6 @@ FILE = "general.npz"
 LIKELIEST = 64
 """Ids that are kept of each distribution of the base."""
 
-Base = Callable[[Params], Params]
 Found = dict[str, Array]
 Beat = Callable[[], None]
 

@@ -15,10 +15,11 @@ from jaxlm.models import lora
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Forward
 from jaxlm.objectives.base import Objective
+from jaxlm.objectives.divergence import Base
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.training import samples
-from jaxlm.training.evaluate import Gauge, make_score, validation
-from jaxlm.training.forgetting import Base, forgetting
+from jaxlm.training.evaluate import Gauge, validation
+from jaxlm.training.forgetting import forgetting
 from jaxlm.training.samples import Say, sampling
 
 
@@ -69,9 +70,9 @@ def make(
     """
     found: list[Gauge] = []
     if texts.held is not None:
-        score = make_score(forward, objective, tokenizer.token_bytes())
         size, most = config.batch // config.microbatches, config.evaluate.batches
-        found.append(validation(texts.held, score, layout, size=size, batches=most))
+        held = texts.held, forward, objective, layout
+        found.append(validation(*held, size=size, batches=most))
     if texts.general is not None:
         found.append(forgetting(texts.general, forward, layout, folder, base=base))
     if texts.prompts:

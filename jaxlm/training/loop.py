@@ -32,7 +32,7 @@ from jaxlm.plan.memory import is_out_of_memory
 from jaxlm.training import forgetting, resume
 from jaxlm.training.assemble import Run, assemble
 from jaxlm.training.evaluate import place
-from jaxlm.training.optim import unfinished
+from jaxlm.training.schedule import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
@@ -122,7 +122,7 @@ class Loop:
             check_fits(run, self._voice)
             batch = place(run.data, run.layout, config.batch, run.rows)
             first = batch(self._step)
-            steps = {first["tokens"].shape: self._compile(first)}
+            steps = {_shapes(first): self._compile(first)}
             self._watchdog.beat()
             key = jax.random.fold_in(jax.random.key(config.seed), 2)
             self._signals.patient()
@@ -140,9 +140,9 @@ class Loop:
                     profiler.at(self._step, self._state)
                     with self._timed("data_seconds"):
                         rows = next(batches)
-                    if (shape := rows["tokens"].shape) not in steps:  # rows of another length
-                        steps[shape] = self._compile(rows)
-                    self._state, metrics = steps[shape](self._state, rows, key)
+                    if (shapes := _shapes(rows)) not in steps:  # rows of another length
+                        steps[shapes] = self._compile(rows)
+                    self._state, metrics = steps[shapes](self._state, rows, key)
                     self._step += 1
                     self._window.add(self._step, metrics)
                     self._watchdog.beat()
@@ -326,6 +326,10 @@ class Loop:
         start = time.monotonic()
         yield
         self._seconds[part] += time.monotonic() - start
+
+
+def _shapes(batch: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(array.shape for array in batch.values())
 
 
 def _due(step: int, every: int) -> bool:

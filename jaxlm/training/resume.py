@@ -14,7 +14,7 @@ from jaxlm.config.load import changes, dump, load
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.models.spec import RUNTIME
-from jaxlm.training.optim import schedule
+from jaxlm.training.schedule import schedule
 
 MAY_CHANGE = ("steps", "log", "checkpoint", "evaluate", "run_dir", "profile", "watchdog")
 """Keys and sections whose change leaves the run what it was."""

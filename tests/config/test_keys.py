@@ -12,6 +12,7 @@ from jaxlm.config.load import load
 from jaxlm.core import errors
 from jaxlm.models.axes import AXES
 from jaxlm.training import optim
+from jaxlm.training.schedule import schedule
 
 OTHER = {
     "learning_rate": 1e-3,
@@ -80,7 +81,7 @@ def test_every_key_of_an_optimizer_is_read(section):
 def test_every_key_of_a_schedule_is_read(section):
     made = changed(section)
     made.watch()
-    rate = optim.schedule(made, 1.0, 10)
+    rate = schedule(made, 1.0, 10)
     assert jnp.isfinite(jnp.array([rate(step) for step in range(10)])).all()
     assert made.unread() == []
 

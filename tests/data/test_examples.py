@@ -35,9 +35,14 @@ def opened(tmp_path, tokenizer):
     return open_
 
 
+def batch_of(rows, row=0):
+    """One row, as a batch."""
+    return rows.take(np.array([row]), np.array([0]))
+
+
 def learned(rows, tokenizer, row=0):
     """The text of the targets that have a weight."""
-    batch = rows.take(np.array([row]))
+    batch = batch_of(rows, row)
     return tokenizer.decode(batch["targets"][0][batch["weights"][0] > 0], skip_special=False)
 
 
@@ -55,7 +60,7 @@ def test_what_is_learned_of_a_chat(opened, tokenizer, learn, text):
     assert found == (text if learn != "all" else found) and text.endswith(found[-20:])
     assert audit.kept == audit.ends_trained == 1 and audit.format == "messages"
     if learn == "all":  # everything but the first token
-        assert rows.take(np.array([0]))["weights"].sum() == rows.tokens - 1
+        assert rows.take(np.array([0]), np.array([0]))["weights"].sum() == rows.tokens - 1
 
 
 def test_a_message_may_be_left_out(opened, tokenizer):
@@ -69,7 +74,7 @@ def test_a_completion_is_learned_with_its_end_and_as_it_is_answered(opened, toke
     rows, _, _ = opened([{"prompt": "the fox ", "completion": "jumps"}])
     assert learned(rows, tokenizer) == "jumps<|endoftext|>"
     asked = tokenizer.encode("the fox ", add_special=False)
-    assert rows.take(np.array([0]))["tokens"][0, : len(asked)].tolist() == asked
+    assert rows.take(np.array([0]), np.array([0]))["tokens"][0, : len(asked)].tolist() == asked
 
 
 def test_examples_share_rows_and_are_as_they_are_alone(opened):
@@ -79,14 +84,14 @@ def test_examples_share_rows_and_are_as_they_are_alone(opened):
     assert packed.count == audit.rows < alone.count == 4
     found = []
     for row in range(packed.count):
-        batch = {name: x[0] for name, x in packed.take(np.array([row])).items()}
+        batch = {name: x[0] for name, x in packed.take(np.array([row]), np.array([0])).items()}
         for segment in range(1, batch["segments"].max() + 1):
             at = batch["segments"] == segment
             assert batch["positions"][at].tolist() == list(range(at.sum()))
             found.append([batch[name][at].tolist() for name in ("tokens", "targets", "weights")])
     right = []
     for row in range(4):
-        batch = {name: x[0] for name, x in alone.take(np.array([row])).items()}
+        batch = {name: x[0] for name, x in alone.take(np.array([row]), np.array([0])).items()}
         at = batch["segments"] == 1
         right.append([batch[name][at].tolist() for name in ("tokens", "targets", "weights")])
     assert sorted(found) == sorted(right)
@@ -97,7 +102,7 @@ def test_an_example_that_is_too_long_is_refused_or_cut_or_dropped_and_told(opene
     with pytest.raises(DataError, match=r"examples\.jsonl:1: \d+ tokens are more than length=16"):
         opened(records, length=16)
     rows, _, audit = opened(records, length=16, overlong="truncate-left")
-    assert audit.kept == 2 and audit.truncated == 1 and rows.take(np.array([0]))["weights"].any()
+    assert audit.kept == 2 and audit.truncated == 1 and batch_of(rows)["weights"].any()
     for how, why in (("truncate-right", "no learned token"), ("drop", "too long")):
         rows, _, audit = opened(records, length=16, overlong=how)
         assert audit.kept == 1 and dict(audit.dropped) == {why: 1}

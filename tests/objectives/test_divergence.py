@@ -12,7 +12,7 @@ from jaxlm.models.heads import product
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives import xent
 from jaxlm.objectives.divergence import divergence, divergence_from, likeliest
-from jaxlm.objectives.lm import clm
+from jaxlm.objectives.lm import language_model
 
 ROWS, LENGTH, EMBED, VOCAB = 4, 12, 8, 300
 
@@ -74,8 +74,8 @@ def test_the_objective_adds_it_under_its_own_name():
     moved = tree.map_named(lambda name, x: x + 0.1 * name.endswith("lora_b"), fresh)
     forward, batch = make_forward(spec, at, jnp.float32), networks.batch()
     keys = jax.random.split(networks.ROOT, ROWS)
-    kept = clm(z_loss=0.0, shards=1, kl_to_base=0.5, base=lora.without)
-    free = clm(z_loss=0.0, shards=1)
+    kept = language_model(z_loss=0.0, shards=1, kl_to_base=0.5, base=lora.without)
+    free = language_model(z_loss=0.0, shards=1)
     assert kept.loss(forward, fresh, batch, keys).auxiliary["kl_to_base"] == 0
     sums, pure = (each.loss(forward, moved, batch, keys) for each in (kept, free))
     assert sums.loss == pure.loss and pure.auxiliary == {}

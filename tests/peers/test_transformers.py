@@ -13,7 +13,7 @@ from jaxlm.core import tree
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
-from jaxlm.objectives.lm import clm
+from jaxlm.objectives.lm import language_model
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
 
@@ -150,7 +150,7 @@ def test_logits_and_ten_updates_are_those_of_transformers(family):
         partial(
             train_step,
             forward=forward,
-            objective=clm(z_loss=0.0, shards=1),
+            objective=language_model(z_loss=0.0, shards=1),
             tx=optimizer.tx,
             trainable=tree.select(params, ["."]),
             microbatches=1,

@@ -18,7 +18,7 @@ from jaxlm.data.examples import open_examples
 from jaxlm.models import lora
 from jaxlm.models.axes import AXES
 from jaxlm.models.transformer import make_forward
-from jaxlm.objectives.lm import OBJECTIVES
+from jaxlm.objectives.lm import language_model
 from jaxlm.text.train import train
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
@@ -113,9 +113,8 @@ def same_rows(rows, batch):
     """The rows of ours that a batch of theirs holds, which must learn the same tokens."""
     ids, labels, real = (batch[name] for name in ("input_ids", "labels", "attention_mask"))
     known = {tuple(example.ids.tolist()): n for n, example in enumerate(rows.examples)}
-    found = rows.take(
-        np.array([known[tuple(row[:n].tolist())] for row, n in zip(ids, real.sum(1), strict=True)])
-    )
+    chosen = [known[tuple(row[:n].tolist())] for row, n in zip(ids, real.sum(1), strict=True)]
+    found = rows.take(np.array(chosen), np.array(chosen))
     width = ids.shape[1] - 1
     learned = (labels[:, 1:] != -100).astype(np.float32)
     np.testing.assert_array_equal(found["weights"][:, :width], learned)
@@ -135,7 +134,7 @@ def ours(params, spec, batches, trainable):
         partial(
             train_step,
             forward=make_forward(spec, layout, jnp.float32),
-            objective=OBJECTIVES["sft"](z_loss=0.0, shards=1),
+            objective=language_model(z_loss=0.0, shards=1),
             tx=optimizer.tx,
             trainable=mask,
             microbatches=1,

@@ -14,7 +14,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import flatten
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params, make_forward
-from jaxlm.objectives.lm import clm
+from jaxlm.objectives.lm import language_model
 from jaxlm.plan.memory import Step, Use, estimate, is_out_of_memory, memory_table, overrides
 from jaxlm.training.step import TrainState, train_step
 
@@ -49,7 +49,7 @@ def compiled_step(step):
     one = partial(
         train_step,
         forward=make_forward(step.spec, layout, jnp.float32),
-        objective=clm(z_loss=0.0, shards=1),
+        objective=language_model(z_loss=0.0, shards=1),
         tx=tx,
         trainable=frozenset(flatten(params)),
         microbatches=step.microbatches,

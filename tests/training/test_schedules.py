@@ -3,7 +3,7 @@ import math
 import pytest
 
 from jaxlm.config import optimizers as keys
-from jaxlm.training.optim import SCHEDULES, schedule, unfinished
+from jaxlm.training.schedule import SCHEDULES, schedule, unfinished
 
 PEAK, STEPS, WARMUP = 2e-3, 100, 10
 

@@ -21,7 +21,7 @@ from jaxlm.models.heads import logits
 from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward, param_shapes
-from jaxlm.objectives.lm import clm
+from jaxlm.objectives.lm import language_model
 from jaxlm.objectives.xent import cross_entropy
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
@@ -67,7 +67,7 @@ def _shapes_of_step(shape: dict[str, Any], layers: int) -> tuple[Any, tuple[Any,
     step = partial(
         train_step,
         forward=make_forward(spec, layout, jnp.dtype(shape["dtype"])),
-        objective=clm(z_loss=0.0, shards=1),
+        objective=language_model(z_loss=0.0, shards=1),
         tx=optimizer.tx,
         trainable=tree.select(params, (".",)),
         microbatches=1,

@@ -17,7 +17,7 @@ from jaxlm.models import lora, quantize
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params, make_forward
-from jaxlm.objectives.lm import clm
+from jaxlm.objectives.lm import language_model
 from jaxlm.observe import memory
 from jaxlm.training import optim
 from jaxlm.training.assemble import facts
@@ -53,7 +53,7 @@ class Step:
         step = partial(
             train_step,
             forward=make_forward(self.spec, self.layout, jnp.dtype(shape["dtype"])),
-            objective=clm(z_loss=0.0, shards=1),
+            objective=language_model(z_loss=0.0, shards=1),
             tx=optimizer.tx,
             trainable=mask,
             microbatches=1,

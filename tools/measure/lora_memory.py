@@ -18,7 +18,7 @@ from jaxlm.models import lora, quantize
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
-from jaxlm.objectives.lm import clm
+from jaxlm.objectives.lm import language_model
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, compile_step, train_step
 from measure.jax_side import OPTIMIZER, initial, place
@@ -99,7 +99,7 @@ def _step(
     step = partial(
         train_step,
         forward=make_forward(spec, layout, jnp.dtype(shape["dtype"])),
-        objective=clm(z_loss=0.0, shards=1),
+        objective=language_model(z_loss=0.0, shards=1),
         tx=tx,
         trainable=mask,
         microbatches=1,

@@ -1,0 +1,21 @@
+"""Which objectives there are, and which models each trains."""
+
+from collections.abc import Iterator
+
+from jaxlm.models.spec import ModelSpec
+
+TRAINS: dict[str, tuple[str, ...]] = {
+    "clm": ("decoder",),
+    "sft": ("decoder",),
+}
+"""By `objective.type`: the kinds of models, as `kind` names them."""
+
+
+def kind(spec: ModelSpec) -> str:
+    """What a model is to an objective: its structure, or a classifier."""
+    return "classifier" if spec.head.labels else spec.structure
+
+
+def fitting(spec: ModelSpec) -> Iterator[str]:
+    """The objectives that train such a model."""
+    return (name for name, kinds in TRAINS.items() if kind(spec) in kinds)

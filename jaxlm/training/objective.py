@@ -1,0 +1,51 @@
+"""From a configuration to the objective of a run."""
+
+from jaxlm.config.schema import RunConfig
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.mesh import Layout
+from jaxlm.models.spec import ModelSpec
+from jaxlm.objectives.base import Objective
+from jaxlm.objectives.divergence import Base
+from jaxlm.objectives.kinds import TRAINS, fitting, kind
+from jaxlm.objectives.lm import language_model
+from jaxlm.text.tokenizer import Tokenizer
+
+
+def make_objective(
+    config: RunConfig,
+    spec: ModelSpec,
+    layout: Layout,
+    tokenizer: Tokenizer,
+    base: Base | None = None,
+) -> Objective:
+    """The run's objective. base: from parameters to those of the base, where they are there.
+
+    Raises ConfigError for a model of another kind than those it trains.
+    """
+    chosen, shards = config.objective, layout.size("batch")
+    check_fits(chosen.type, spec)
+    return language_model(
+        z_loss=chosen.z_loss,
+        shards=shards,
+        token_bytes=tokenizer.token_bytes(),
+        kl_to_base=chosen.kl_to_base,
+        base=base,
+    )
+
+
+def check_base(config: RunConfig, base: Base | None) -> None:
+    """Raise ConfigError for a divergence from a base that is not there while training."""
+    if config.objective.kl_to_base and not base:
+        what = "needs the base beside what is tuned; train adapters alone: lora.rank=16"
+        raise ConfigError("objective.kl_to_base", f"{what}, no lora.save, no trainable")
+
+
+def check_fits(name: str, spec: ModelSpec) -> None:
+    """Raise ConfigError, with what would fit, for an objective that does not train such a model."""
+    if kind(spec) in TRAINS[name]:
+        return
+    have = "a classifier" if spec.head.labels else f"a model of structure={spec.structure}"
+    others = " or ".join(fitting(spec))
+    advice = f"; objectives for it: {others}" if others else ""
+    what = f"{name} does not train {have} but a {' or '.join(TRAINS[name])}{advice}"
+    raise ConfigError("objective.type", what)
