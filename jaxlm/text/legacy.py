@@ -1,5 +1,6 @@
 """Folders of older tokenizers as the tokenizer.json that transformers makes of them."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from tokenizers import (
 )
 
 from jaxlm.core.errors import DataError
-from jaxlm.text import files, pieces
+from jaxlm.text import files, frames, pieces
 from jaxlm.text.files import named
+from jaxlm.text.frames import Frame, PairFrame
 from jaxlm.text.huggingface import add_listed
 from jaxlm.text.tokenizer import END, OWN_MODEL
 
@@ -32,7 +34,8 @@ class Kind(NamedTuple):
     """How transformers' class of that name reads its files.
 
     file: the model's. build: (path, configuration) -> the tokenizer without added tokens. tokens:
-    special tokens where no file names others. first, last: the keys of what goes around a text.
+    special tokens where no file names others. first, last: the keys of what goes around a text;
+    pair: and from that to what goes around two.
     """
 
     file: str
@@ -40,6 +43,7 @@ class Kind(NamedTuple):
     tokens: Mapping[str, str]
     first: str | None = None
     last: str | None = None
+    pair: Callable[[Frame], PairFrame] = frames.each
 
 
 def kind(model: Path, config: Config) -> str | None:
@@ -76,6 +80,33 @@ def kind(model: Path, config: Config) -> str | None:
     return name
 
 
+def filled(model: Path, config: Config, data: bytes) -> Config:
+    """The configuration beside a tokenizer.json, with the tokens that its class leaves unsaid.
+
+    Of BERT, RoBERTa and T5, whose older folders name none, and only what the file has: data.
+    """
+    theirs = str(config.get("tokenizer_class") or "").removesuffix("Fast")
+    model_type = files.read_json(model.parent / "config.json").get("model_type")
+    usual = TYPES.get(model_type) if isinstance(model_type, str) else None
+    name = ALIASES.get(theirs, theirs) or usual
+    if name not in FILLED:
+        return config
+    unsaid = {key: token for key, token in KINDS[name].tokens.items() if key not in config}
+    have = _vocabulary(data) if unsaid else set()
+    return {key: token for key, token in unsaid.items() if token in have} | config
+
+
+def _vocabulary(data: bytes) -> set[str]:
+    """All tokens of a tokenizer.json; none where it is damaged, which whoever reads it says."""
+    try:
+        state = json.loads(data)
+        vocab = state["model"]["vocab"]  # ids by piece, or a list of [piece, score]
+        known = vocab if isinstance(vocab, dict) else [piece for piece, _ in vocab]
+        return {*known, *(token["content"] for token in state["added_tokens"])}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return set()
+
+
 def convert(model: Path, config: Config, name: str) -> tuple[bytes, Config]:
     """(tokenizer.json, its configuration with what the class leaves unsaid) of one of KINDS.
 
@@ -108,9 +139,11 @@ def convert(model: Path, config: Config, name: str) -> tuple[bytes, Config]:
 
 
 def _around(backend: Tokenizer, config: Config, how: Kind, where: str) -> None:
-    """The tokens that the class puts before and after a text."""
-    first, last = how.first, how.last
-    if first != "cls_token":
+    """The tokens that the class puts before and after a text, and around two."""
+    first, last, pair = how.first, how.last, how.pair
+    if form := frames.own(config, where):
+        first, last, pair = "bos_token", "eos_token", form
+    elif first != "cls_token":
         first = "bos_token" if config.get("add_bos_token", first is not None) else None
         last = "eos_token" if config.get("add_eos_token", last is not None) else None
     names = [named(config, key) if key else None for key in (first, last)]
@@ -128,11 +161,7 @@ def _around(backend: Tokenizer, config: Config, how: Kind, where: str) -> None:
             (end, ids[end]), (start, ids[start]), add_prefix_space=spaced
         )
     elif ids:
-        single = [f"{start}:0"] * bool(start) + ["$A:0"] + [f"{end}:0"] * bool(end)
-        second = ["$B:1"] + [f"{end}:1"] * bool(end)
-        backend.post_processor = processors.TemplateProcessing(
-            single=single, pair=single + second, special_tokens=list(ids.items())
-        )
+        backend.post_processor = frames.processor(start, end, ids, pair)
 
 
 def _byte_level(model: Path, config: Config) -> Tokenizer:
@@ -209,8 +238,15 @@ KINDS: dict[str, Kind] = {
         _keys(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]"),
         first="cls_token",
         last="sep_token",
+        pair=frames.bert,
     ),
-    "T5Tokenizer": Kind("spiece.model", pieces.t5, {}, last="eos_token"),
+    "T5Tokenizer": Kind(
+        "spiece.model",
+        pieces.t5,
+        _keys(eos="</s>", unk="<unk>", pad="<pad>"),
+        last="eos_token",
+        pair=frames.t5,
+    ),
     "LlamaTokenizer": Kind("tokenizer.model", pieces.llama, {}, first="bos_token"),
     "GemmaTokenizer": Kind(
         "tokenizer.model", pieces.gemma, _keys(mask="<mask>"), first="bos_token"
@@ -218,6 +254,8 @@ KINDS: dict[str, Kind] = {
     PLAIN: Kind("tokenizer.model", pieces.plain, {}, first="bos_token"),
 }
 """By tokenizer_class, without its Fast."""
+FILLED = ("RobertaTokenizer", "BertTokenizer", "T5Tokenizer")
+"""Those of KINDS whose tokens are taken for granted beside a tokenizer.json too."""
 ALIASES = {
     "BartTokenizer": "RobertaTokenizer",
     "LongformerTokenizer": "RobertaTokenizer",

@@ -62,14 +62,21 @@ SCHEMA = {
         ("remove_extra_whitespaces", 4, SINGLE, BOOL, "true"),
         ("escape_whitespaces", 5, SINGLE, BOOL, "true"),
     ),
+    "SentencePieceText": (("pieces", 2, SEVERAL, MESSAGE, "Found"),),
+    "Found": (
+        ("id", 2, SINGLE, INT, ""),
+        ("begin", 4, SINGLE, INT, ""),
+        ("end", 5, SINGLE, INT, ""),
+    ),
 }
-"""What is read of sentencepiece_model.proto: message -> (field, number, label, type, default or
-message). The module in the sentencepiece package asks for the newest protobuf there is."""
+"""What is read of a model and of an encoded text, by sentencepiece_model.proto and
+sentencepiece.proto: message -> (field, number, label, type, default or message). The modules in the
+sentencepiece package ask for the newest protobuf there is."""
 
 
 def read(path: Path) -> Any:
     """The model's protocol buffer. Raises DataError for a file that is none, or of another kind."""
-    model = _message()()
+    model = _message("ModelProto")()
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
@@ -81,8 +88,23 @@ def read(path: Path) -> Any:
     return model
 
 
+def spans(text: str, encoded: bytes) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, the characters [start, end) of each), of what the library gives as a serialized proto.
+
+    Its places are bytes, and of the pieces that are parts of one character the last has them all.
+    """
+    found = _message("SentencePieceText").FromString(encoded).pieces
+    place = [at for at, letter in enumerate(text) for _ in letter.encode()] + [len(text)]
+    located = [(place[piece.begin], place[piece.end]) for piece in found]
+    for at in reversed(range(len(located) - 1)):
+        start, end = located[at]
+        if start == end == located[at + 1][0]:
+            located[at] = located[at + 1]
+    return [piece.id for piece in found], located
+
+
 @cache
-def _message() -> Any:
+def _message(wanted: str) -> Any:
     file = FileDescriptorProto(name="sentencepiece_model.proto", package="sentencepiece")
     for message, fields in SCHEMA.items():
         made = file.message_type.add(name=message)
@@ -94,7 +116,7 @@ def _message() -> Any:
                 field.default_value = more
     pool = DescriptorPool()  # one of our own: other libraries register the whole file
     pool.Add(file)
-    return GetMessageClass(pool.FindMessageTypeByName("sentencepiece.ModelProto"))
+    return GetMessageClass(pool.FindMessageTypeByName(f"sentencepiece.{wanted}"))
 
 
 def tokens(model: Any) -> dict[str, str]:

@@ -10,10 +10,12 @@ import numpy as np
 import sentencepiece
 
 from jaxlm.core.errors import DataError
-from jaxlm.text import files, legacy
+from jaxlm.text import files, frames, legacy, pieces
 from jaxlm.text.files import named
-from jaxlm.text.huggingface import piece_bytes
+from jaxlm.text.frames import Frame, PairFrame
+from jaxlm.text.huggingface import piece_bytes, piece_text
 from jaxlm.text.tokenizer import OWN_MODEL, Tokenizer
+from jaxlm.text.words import PART
 
 
 class SentencePiece(Tokenizer):
@@ -42,8 +44,10 @@ class SentencePiece(Tokenizer):
         self.pad = eos if pad is None else pad
         bos = self._id(named(config, "bos_token"), self._model.bos_id())
         self.bos = bos if config.get("add_bos_token", True) else None
+        own = frames.own(config, where)
         t5 = str(config.get("tokenizer_class", "")).startswith("T5")
-        self._ends = bool(config.get("add_eos_token", t5))
+        self._ends = own is not None or bool(config.get("add_eos_token", t5))
+        self._pair = own or frames.each
 
     def _id(self, name: str | None, otherwise: int) -> int | None:
         """The id of a named piece; where the model has no such piece, its own, if it has one."""
@@ -73,10 +77,19 @@ class SentencePiece(Tokenizer):
 
     def _ids(self, text: str, parse_special: bool, add_special: bool) -> list[int]:
         ids = self._parsed(text) if parse_special else self._model.encode(text)
-        if not add_special:
-            return ids
-        first = [] if self.bos is None else [self.bos]
-        return first + ids + ([self.eos] if self._ends else [])
+        return self.framed(ids) if add_special else ids
+
+    def _located(self, text: str, parse_special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        ids, spans, at = [], [], 0
+        for part in self._boundary.split(text) if parse_special else [text]:
+            special = self.names.get(part) if parse_special else None
+            found = [special], [(0, len(part))]
+            if special is None:
+                found = pieces.spans(part, self._model.encode(part, out_type="serialized_proto"))
+            ids += found[0]
+            spans += [(start + at, end + at) for start, end in found[1]]
+            at += len(part)
+        return ids, spans
 
     def _batch(self, texts: list[str], parse_special: bool) -> list[list[int]]:
         if parse_special:
@@ -109,6 +122,31 @@ class SentencePiece(Tokenizer):
             return
         (folder / "tokenizer.json").write_bytes(data)
         files.write(folder, config | {OWN_MODEL: self.file}, self.templates, self.ends)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """As every tokenizer's: by the configuration, for a model says nothing of it."""
+        before = () if self.bos is None else (self.bos,)
+        return Frame(before, (self.eos,) if self._ends else ())
+
+    @cached_property
+    def pair_frame(self) -> PairFrame:
+        """As every tokenizer's."""
+        return self._pair(self.frame)
+
+    @property
+    def unk(self) -> int | None:
+        """As every tokenizer's."""
+        return self._model.unk_id()
+
+    def _pieces(self) -> list[str | None]:
+        special = set(self.names.values())
+        texts = [piece_text(self._model.id_to_piece(index)) for index in range(self.vocab)]
+        texts[self._model.unk_id()] = PART
+        return [None if index in special else text for index, text in enumerate(texts)]
+
+    def _apart(self, before: str, after: str) -> bool:
+        return False  # nothing but the model cuts a text
 
     def token_bytes(self) -> np.ndarray:
         """As every tokenizer's; a piece of byte fallback is one byte, an unknown piece none."""

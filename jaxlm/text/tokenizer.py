@@ -11,12 +11,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxlm.core.errors import DataError
-from jaxlm.text import files
+from jaxlm.text import files, words
+from jaxlm.text.frames import Frame, PairFrame
 
 END = "<|endoftext|>"
 """The end-of-document token of the tokenizers trained here."""
 KNOWN_ENDS = (END, "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 """Tried in this order where no file names the end-of-document token."""
+KNOWN_MASKS = ("[MASK]", "<mask>")
+"""Tried in this order where no file names the token of what is masked."""
+SENTINEL = "<extra_id_{}>"
+"""T5's names for what stands for a dropped span (Raffel et al. 2020), counted from 0."""
 FORMS = (
     ("tokenizer.json",),
     ("tokenizer.model",),
@@ -58,6 +63,33 @@ class Tokenizer(ABC):
     @abstractmethod
     def _text(self, ids: list[int], skip_special: bool) -> str: ...
 
+    @abstractmethod
+    def _located(self, text: str, parse_special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids without what is added, and the characters [start, end) of each."""
+
+    @abstractmethod
+    def _pieces(self) -> list[str | None]:
+        """The text of each id, None for special tokens, words.PART for parts of a character."""
+
+    @abstractmethod
+    def _apart(self, before: str, after: str) -> bool:
+        """Whether texts that meet are cut there, so that no id has a part of both."""
+
+    @property
+    @abstractmethod
+    def frame(self) -> Frame:
+        """What the model's own tokenizer puts around a text."""
+
+    @property
+    @abstractmethod
+    def pair_frame(self) -> PairFrame:
+        """What the model's own tokenizer puts around a pair of texts."""
+
+    @property
+    @abstractmethod
+    def unk(self) -> int | None:
+        """The id of what the vocabulary does not have, or None."""
+
     @property
     @abstractmethod
     def names(self) -> dict[str, int]:
@@ -78,13 +110,55 @@ class Tokenizer(ABC):
         Text that looks like a special token stays text unless `parse_special`. Raises DataError for
         a lone surrogate, which no UTF-8 can hold.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                "text", f"character {error.start} is a lone surrogate; write valid Unicode"
-            ) from None
+        _check_unicode(text)
         return self._ids(text, parse_special, add_special)
+
+    def encode_offsets(
+        self, text: str, *, parse_special: bool = False
+    ) -> tuple[list[int], np.ndarray]:
+        """(ids of one text, nothing added; int32 [T, 2], the characters [start, end) of each id).
+
+        White space at the ends of a span belongs to no word and is left out, unless the id has
+        nothing else. The parts of one character share its span; what stands for no character has
+        an empty one. Raises DataError for a lone surrogate.
+        """
+        _check_unicode(text)
+        ids, spans = self._located(text, parse_special)
+        return ids, words.trimmed(text, spans)
+
+    def framed(self, ids: list[int]) -> list[int]:
+        """Ids of a text with what the model's own tokenizer puts around it."""
+        return self.frame.around(ids)
+
+    def joined(
+        self, first: list[int], second: list[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """(ids, token types) of a text, or of a pair, with what the model's tokenizer puts around.
+
+        Token types are 0 for a text alone.
+        """
+        if second is not None:
+            return self.pair_frame.around(first, second)
+        ids = self.framed(first)
+        return ids, [0] * len(ids)
+
+    def word_starts(self) -> np.ndarray:
+        """bool [vocab]: whether an id begins a word by what it is, for masking of whole words.
+
+        WordPiece: what has no "##". Others: what begins with white space, as U+2581 is, and what
+        the pre-tokenizer cuts off from a letter and from a digit before it: punctuation in
+        byte-level BPE, nothing in SentencePiece. Special tokens are words. The first id of a text
+        begins a word too, and so does what follows an id of `word_ends`: the caller sees to both.
+        """
+        return words.starts(self._pieces(), self._apart)
+
+    def word_ends(self) -> np.ndarray:
+        """bool [vocab]: whether what follows an id begins a word, whatever it is.
+
+        After special tokens, line ends and tabs, and what the pre-tokenizer cuts off from a letter
+        and from a digit after it. Not after a space, which belongs to the word that it precedes.
+        """
+        return words.ends(self._pieces(), self._apart)
 
     def beginning(self, text: str) -> list[int]:
         """Ids of a text as documents begin in training: nothing that is put at a text's end."""
@@ -130,6 +204,25 @@ class Tokenizer(ABC):
         """The special tokens that have a key in the files, such as bos_token, by that key."""
         return files.special(self.config)
 
+    def role(self, name: str) -> int | None:
+        """The id of the special token under NAME_token in the files, such as cls_token, or None."""
+        return self.names.get(self.special.get(f"{name}_token", ""))
+
+    @property
+    def mask(self) -> int | None:
+        """The id of what is masked, or None."""
+        known = (self.names[name] for name in KNOWN_MASKS if name in self.names)
+        named = self.role("mask")
+        return next(known, None) if named is None else named
+
+    @cached_property
+    def sentinels(self) -> tuple[int, ...]:
+        """T5's sentinels, <extra_id_0> first; empty where there are none."""
+        names = map(SENTINEL.format, itertools.count())
+        return tuple(
+            self.names[name] for name in itertools.takewhile(lambda name: name in self.names, names)
+        )
+
     @cached_property
     def digest(self) -> str:
         """sha256 of the model file's bytes and of the special ids that were read from the rest."""
@@ -147,6 +240,15 @@ class Tokenizer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / self.file).write_bytes(self._data)
         files.write(folder, self.config, self.templates, self.ends)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "text", f"character {error.start} is a lone surrogate; write valid Unicode"
+        ) from None
 
 
 def load(path: str | Path) -> Tokenizer:
@@ -181,8 +283,10 @@ def _read(model: Path, config: dict[str, Any]) -> Tokenizer:
     if kind is not None:
         data, config = legacy.convert(model, config, kind)
         return HuggingFace(data, config, str(model))
-    here = HuggingFace if model.suffix == ".json" else SentencePiece
-    return here(model.read_bytes(), config, str(model))
+    data = model.read_bytes()
+    if model.suffix == ".json":
+        return HuggingFace(data, legacy.filled(model, config, data), str(model))
+    return SentencePiece(data, config, str(model))
 
 
 def _model_file(path: Path) -> Path:

@@ -114,7 +114,9 @@ def modernbert(folder):
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([tokenizers.AddedToken("[MASK]", lstrip=True)])
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     backend.save(str(folder / "tokenizer.json"))
     config = {f"{name[1:-1].lower()}_token": name for name in names}
