@@ -22,6 +22,7 @@ from jaxlm.config.schema import Source
 from jaxlm.core.errors import DataError, StorageError
 from jaxlm.data import cache, sources
 from jaxlm.data.cache import tokenized
+from jaxlm.text import train
 from jaxlm.text.tokenizer import Tokenizer
 
 TEXTS = [f"document {i}, the quick brown fox {'jumps ' * i}" for i in range(60)]
@@ -259,6 +260,14 @@ def test_a_damaged_cache_is_made_again(tokenizer, jsonl, tmp_path, name, size):
     path.unlink() if size is None else os.truncate(path, size)
     tokenized(source, tokenizer, folder=tmp_path / "cache")
     assert content(tmp_path / "cache") == whole
+
+
+@pytest.mark.parametrize("structure", ["encoder", "encoder-decoder"])
+@pytest.mark.parametrize("type", train.TRAINERS)
+def test_a_document_is_framed_as_a_text_of_its_own(type, structure, jsonl, tmp_path):
+    made = train.train(type, 480, TEXTS, structure)
+    found = tokenized(jsonl("a", TEXTS), made, folder=tmp_path / "cache")
+    assert documents(found.train) == [made.encode(text) for text in TEXTS]
 
 
 def test_ids_outside_the_vocabulary_are_refused_and_leave_nothing(tokenizer, jsonl, tmp_path):
