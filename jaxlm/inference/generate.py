@@ -3,24 +3,21 @@
 An encoder-decoder reads the prompts as its source, and writes after its start token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental.multihost_utils import process_allgather
 
-from jaxlm.core.errors import ConfigError
 from jaxlm.core.tree import Params
+from jaxlm.inference import prompts as given
+from jaxlm.inference.prompts import Prompts, here, left, padded
 from jaxlm.inference.sample import check, sample
-from jaxlm.models.cache import Cache, empty_cache
+from jaxlm.models.cache import Cache
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, Forward
-
-STEPS = 64
-"""Prompts and caches are padded to a multiple of this, so that few lengths are compiled."""
 
 
 class Generator:
@@ -34,7 +31,7 @@ class Generator:
     def tokens(
         self,
         params: Params,
-        prompts: Sequence[Sequence[int]],
+        prompts: Prompts,
         *,
         max_tokens: int,
         temperature: float = 0.0,
@@ -52,44 +49,32 @@ class Generator:
         model's positions.
         """
         check(max_tokens, temperature, top_p, top_k, seed)
-        longest = self._check_prompts(prompts, max_tokens)
-        width, source = self._width(longest), None
-        if self._spec.structure == "encoder-decoder":
-            source = _source(prompts, width)
-            prompts, width = [[self._spec.encoder.start]] * len(prompts), 1
+        longest = given.check(self._spec, prompts, max_tokens)
+        turn = given.turning(self._spec)
+        tokens, real, source = given.rows(self._spec, prompts)
         how = (
             jnp.float32(temperature),
             jnp.float32(top_p),
             jnp.int32(min(top_k, self._spec.vocab)),
         )
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(len(prompts)))
-        size = width + -(-max_tokens // STEPS) * STEPS
         first = partial(self._prefill, params, keys=keys, how=how)
-        start = jnp.int32(0), *_left(prompts, width), source
-        token, cache = first(*start, size=size)
+        size = tokens.shape[1] + padded(max_tokens)
+        token, cache = first(jnp.int32(0), tokens, real, source, size=size)
         said: list[np.ndarray] = []
         for count in range(1, max_tokens):
-            if longest + count == self._turning:  # what was read before turns otherwise now
-                new = np.stack([*said, _here(token)], axis=1).tolist()
+            if longest + count == turn:  # what was read before turns otherwise now
+                new = np.stack([*said, here(token)], axis=1).tolist()
                 so_far = [[*row, *more] for row, more in zip(prompts, new, strict=True)]
-                width = self._width(longest + count)
-                size = width + -(-(max_tokens - count) // STEPS) * STEPS
-                ahead = first(jnp.int32(count), *_left(so_far, width), None, size=size)
+                wide = given.width(self._spec, longest + count)
+                size = wide + padded(max_tokens - count)
+                ahead = first(jnp.int32(count), *left(so_far, wide), None, size=size)
             else:
                 ahead = self._next(params, cache, token, keys, jnp.int32(count), how)
-            said.append(_here(token))  # while the device works on the next
+            said.append(here(token))  # while the device works on the next
             yield said[-1]
             token, cache = ahead
-        yield _here(token)
-
-    @property
-    def _turning(self) -> int:
-        """The length at which a decoder's longrope changes its factors; 0: it has none."""
-        rope, alone = self._spec.rope, self._spec.structure == "decoder"
-        return rope.original_length + 1 if rope.scaling == "longrope" and alone else 0
-
-    def _width(self, length: int) -> int:
-        return min(-(-length // STEPS) * STEPS, self._spec.max_length)
+        yield here(token)
 
     def _first(
         self,
@@ -103,17 +88,9 @@ class Generator:
         how: tuple,
         size: int,
     ) -> tuple[Array, Cache]:
-        spec, batch = self._spec, {"tokens": tokens, "positions": tokens, **(source or {})}
-        dtype = jax.eval_shape(self._forward.hidden, params, batch, None)[0].dtype
-        cache = empty_cache(
-            spec.layers,
-            tokens.shape[0],
-            size,
-            spec.kv_heads,
-            spec.head_dim,
-            dtype,
+        scores, cache = given.read(
+            self._forward, self._spec, params, tokens, real, source, size=size
         )
-        scores, cache = self._forward.decode(params, tokens, cache._replace(incoming=real), source)
         return self._draw(scores, keys, count, how), cache
 
     def _one(
@@ -125,57 +102,3 @@ class Generator:
     def _draw(self, scores: Array, keys: Array, count: Array, how: tuple) -> Array:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, count))(keys)
         return sample(scores.astype(jnp.float32), keys, *how)
-
-    def _check_prompts(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
-        vocab, most = self._spec.vocab, self._spec.max_length
-        if self._spec.structure == "encoder" or self._spec.head.labels:
-            what = "a classifier" if self._spec.head.labels else "an encoder"
-            raise ConfigError("MODEL", f"is {what}, which continues no text; name a decoder")
-        if not prompts or not all(len(prompt) for prompt in prompts):
-            raise ConfigError("--prompt", "is empty; write at least one token of text")
-        if worst := [i for prompt in prompts for i in prompt if not 0 <= i < vocab]:
-            raise ConfigError("--prompt", f"id {worst[0]} is outside the vocabulary of {vocab} ids")
-        longest = max(len(prompt) for prompt in prompts)
-        if self._spec.structure == "encoder-decoder":
-            if max(longest, max_tokens) > most:
-                what = f"{longest} tokens of prompt or {max_tokens} of answer exceed the model's"
-                raise ConfigError("--max-tokens", f"{what} {most} positions; use fewer")
-            return longest
-        if longest + max_tokens > most:
-            room = most - longest
-            advice = f"use {room} or a shorter prompt" if room > 0 else "shorten the prompt"
-            raise ConfigError(
-                "--max-tokens",
-                f"{longest} tokens of prompt and {max_tokens} more exceed the model's {most} "
-                f"positions; {advice}",
-            )
-        return longest
-
-
-def _here(token: Array) -> np.ndarray:
-    """The tokens of all rows, on each process."""
-    if token.is_fully_addressable:
-        return np.asarray(token)
-    return np.asarray(process_allgather(token, tiled=True))
-
-
-def _left(prompts: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows [B, width] int32, which of their tokens are real), so that all rows end together."""
-    tokens = np.zeros((len(prompts), width), np.int32)
-    real = np.zeros((len(prompts), width), bool)
-    for row, prompt in enumerate(prompts):
-        tokens[row, width - len(prompt) :] = prompt
-        real[row, width - len(prompt) :] = True
-    return tokens, real
-
-
-def _source(prompts: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:
-    """The source of a batch as Forward has it: rows [B, width], padded on the right."""
-    tokens = np.zeros((len(prompts), width), np.int32)
-    lengths = np.array([len(prompt) for prompt in prompts])
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    places = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    real = places < lengths[:, None]
-    segments = real.astype(np.int32)
-    return {"source": tokens, "source_positions": places * segments, "source_segments": segments}

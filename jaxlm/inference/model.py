@@ -22,6 +22,8 @@ from jaxlm.core.tree import Params
 from jaxlm.hub.adapter import put_adapter
 from jaxlm.inference import adapters, slots
 from jaxlm.inference.adapters import Adapter
+from jaxlm.inference.batch import Tokens, batch_of
+from jaxlm.inference.beam import BeamSearch, check_beside
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, read
 from jaxlm.inference.slots import Choice, Held, Slots
@@ -33,7 +35,6 @@ from jaxlm.text import chat
 from jaxlm.text.chat import Message
 from jaxlm.text.tokenizer import Tokenizer
 
-Tokens = Sequence[Sequence[int]] | np.ndarray | Array
 Prompt = str | Sequence[Message]
 
 
@@ -101,7 +102,7 @@ class Model:
             raise ConfigError(adapter.name, "was read for another model; read it for this one")
         if name is not None and not self._held:
             raise ConfigError("name", f"{name!r} is of a slot; load with adapters=Slots(...)")
-        for part in ("_generator", "_hidden", "_logits"):
+        for part in ("_beam_search", "_generator", "_hidden", "_logits"):
             getattr(self, part)  # made now and compiled when used: both have the same
         adapted = copy.copy(self)
         if self._held:
@@ -154,7 +155,7 @@ class Model:
         vocabulary, rows longer than the model's positions, and a source that is missing or that the
         model does not take, ConfigError for an adapter that is in no slot.
         """
-        batch = self._batch(tokens, mask, source, source_mask, types)
+        batch = batch_of(self.spec, tokens, mask, source, source_mask, types)
         return self._sized(self._logits, batch, adapter)
 
     def hidden(
@@ -168,7 +169,7 @@ class Model:
         adapter: Choice = None,
     ) -> Array:
         """Hidden states after the final norm, [B, L, D]; arguments as for `logits`."""
-        batch = self._batch(tokens, mask, source, source_mask, types)
+        batch = batch_of(self.spec, tokens, mask, source, source_mask, types)
         return self._sized(self._hidden, batch, adapter)
 
     def generate(
@@ -180,6 +181,8 @@ class Model:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int = 0,
+        beams: int = 1,
+        length_penalty: float = 1.0,
         adapter: Choice = None,
     ) -> list[str]:
         """The continuation of every prompt, without the prompt, up to a token that ends it.
@@ -188,11 +191,16 @@ class Model:
 
         prompts: texts, or chats: lists of messages such as {"role": "user", "content": "Hello"},
         which the tokenizer's chat template renders up to the answer. temperature 0 is greedy.
-        adapter: as for `logits`, one for each prompt. Raises ConfigError for settings or lengths
-        that cannot be, DataError for prompts that are neither.
+        beams: how many a beam search has, 1 being none; the continuation is then the one of the
+        largest sum of log-probabilities over length ** length_penalty. adapter: as for `logits`,
+        one for each prompt. Raises ConfigError for settings or lengths that cannot be, DataError
+        for prompts that are neither.
         """
+        check_beside(beams, length_penalty, temperature=temperature, top_p=top_p, top_k=top_k)
         how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
         starts = self._prompts(prompts)
+        if beams != 1:
+            return self._likeliest(starts, max_tokens, beams, length_penalty, adapter)
         ids: list[list[int]] = [[] for _ in prompts]
         for tokens in self._continue(starts, max_tokens, how, adapter):
             for row, token in zip(ids, tokens.tolist(), strict=True):
@@ -200,9 +208,20 @@ class Model:
         return [self._after(start, row) for start, row in zip(starts, ids, strict=True)]
 
     def stream(
-        self, prompt: Prompt, *, max_tokens: int = 64, adapter: Choice = None, **how: Any
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int = 64,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+        adapter: Choice = None,
+        **how: Any,
     ) -> Iterator[str]:
-        """The pieces of one continuation as they come; `how` as for `generate`."""
+        """The pieces of one continuation as they come, with beams all at once; see `generate`."""
+        if (beams, length_penalty) != (1, 1):
+            search = {"beams": beams, "length_penalty": length_penalty, "adapter": adapter}
+            yield from self.generate([prompt], max_tokens=max_tokens, **search, **how)
+            return
         starts = self._prompts([prompt])
         ids: list[int] = []
         said = ""
@@ -241,15 +260,42 @@ class Model:
         how: Mapping[str, Any],
         adapter: Choice = None,
     ) -> Iterator[np.ndarray]:
-        rows = len(starts)
-        fill = -rows % self._layout.size("batch")  # they split over the mesh
-        params, ids = self._chosen(adapter, rows, fill), starts + starts[:1] * fill
+        rows, (params, ids) = len(starts), self._filled(starts, adapter)
         ended = np.zeros(rows, bool)
         for tokens in self._generator.tokens(params, ids, max_tokens=max_tokens, **how):
             yield tokens[:rows]
             ended |= np.isin(tokens[:rows], self.tokenizer.ends)
             if ended.all():
                 return
+
+    def _likeliest(
+        self,
+        starts: list[list[int]],
+        max_tokens: int,
+        beams: int,
+        length_penalty: float,
+        adapter: Choice,
+    ) -> list[str]:
+        """What a beam search finds for each."""
+        params, ids = self._filled(starts, adapter)
+        found = self._beam_search.beams(
+            params,
+            ids,
+            beams=beams,
+            max_tokens=max_tokens,
+            ends=self.tokenizer.ends,
+            length_penalty=length_penalty,
+        )
+        return [self._after(start, its[0].ids) for start, its in zip(starts, found, strict=False)]
+
+    def _filled(self, starts: list[list[int]], adapter: Choice) -> tuple[Params, list[list[int]]]:
+        """The parameters for prompts, and the prompts with as many more as split over the mesh."""
+        fill = -len(starts) % self._layout.size("batch")
+        return self._chosen(adapter, len(starts), fill), starts + starts[:1] * fill
+
+    @cached_property
+    def _beam_search(self) -> BeamSearch:
+        return BeamSearch(self._forward, self.spec)
 
     @cached_property
     def _generator(self) -> Generator:
@@ -280,81 +326,10 @@ class Model:
         }
         return run(self._chosen(adapter, rows, fill), whole)[:rows]
 
-    def _batch(
-        self, tokens: Tokens, mask: Any, source: Tokens | None, source_mask: Any, types: Any
-    ) -> dict[str, np.ndarray]:
-        """A batch as Forward has it."""
-        rows, spec = _rows(tokens), self.spec
-        if types is not None and not spec.embedding.types:
-            raise DataError("types", "is nothing that this model has; leave it out")
-        if spec.structure != "encoder-decoder":
-            if source is not None:
-                raise DataError(
-                    "source",
-                    f"is nothing that a model of structure {spec.structure} reads; leave it out",
-                )
-            batch = self._checked(rows, mask)
-            if types is not None:
-                batch["types"] = self._checked_types(types, rows)
-            return batch
-        if source is None and not spec.head.labels:
-            raise DataError("source", "is missing: it is what an encoder-decoder's tokens continue")
-        if source is None:  # a classifier reads the text twice
-            source, source_mask = rows, mask
-            rows = np.insert(rows, 0, spec.encoder.start, axis=1)[:, :-1]
-        read = self._checked(_rows(source), source_mask)
-        if read["tokens"].shape[0] != len(rows):
-            have = f"{read['tokens'].shape[0]} rows for {len(rows)} of tokens"
-            raise DataError("source", f"has {have}; give one for each")
-        names = {"tokens": "source", "positions": "source_positions", "segments": "source_segments"}
-        return self._checked(rows, mask) | {names[name]: array for name, array in read.items()}
-
-    def _checked_types(self, types: Any, rows: np.ndarray) -> np.ndarray:
-        given, most = np.asarray(types), self.spec.embedding.types
-        if given.shape != rows.shape or not 0 <= given.min() <= given.max() < most:
-            what = f"{list(given.shape)} from {given.min()} to {given.max()}"
-            raise DataError("types", f"{what} are not {list(rows.shape)} within [0, {most})")
-        return given.astype(np.int32)
-
-    def _checked(self, tokens: np.ndarray, mask: Any) -> dict[str, np.ndarray]:
-        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-            raise DataError("tokens", f"{tokens.dtype}{list(tokens.shape)} are not ids [B, L]")
-        if not tokens.size:
-            raise DataError("tokens", f"{list(tokens.shape)} holds none; give at least one row")
-        if not 0 <= tokens.min() <= tokens.max() < self.spec.vocab:
-            raise DataError(
-                "tokens", f"ids {tokens.min()} to {tokens.max()} leave [0, {self.spec.vocab})"
-            )
-        if tokens.shape[1] > self.spec.max_length:
-            raise DataError(
-                "tokens",
-                f"rows of {tokens.shape[1]} are longer than the model's {self.spec.max_length} "
-                "positions; cut them",
-            )
-        if mask is None:
-            positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-            return {"tokens": tokens.astype(np.int32), "positions": positions.astype(np.int32)}
-        real = np.asarray(mask).astype(bool)
-        if real.shape != tokens.shape:
-            raise DataError("mask", f"has shape {list(real.shape)}, tokens {list(tokens.shape)}")
-        return {
-            "tokens": np.where(real, tokens, 0).astype(np.int32),
-            "positions": np.maximum(np.cumsum(real, axis=1) - 1, 0).astype(np.int32),
-            "segments": real.astype(np.int32),
-        }
-
 
 def _is_prompt(prompt: Any) -> bool:
     said = isinstance(prompt, list | tuple) and len(prompt) > 0
     return isinstance(prompt, str) or (said and all(isinstance(x, Mapping) for x in prompt))
-
-
-def _rows(tokens: Tokens) -> np.ndarray:
-    try:
-        return np.asarray(tokens)
-    except ValueError:
-        wrong = "rows differ in length; fill them to one length and pass a mask"
-        raise DataError("tokens", wrong) from None
 
 
 def load(

@@ -136,6 +136,16 @@ def choose(
     return tree.unflatten(tree.flatten(params) | placed)
 
 
+def repeated(params: Params, times: int) -> Params:
+    """`params` for a batch in which each row stands so many times in turn."""
+
+    def one(name: str, leaf: jax.Array) -> jax.Array:
+        chosen = name.endswith("lora_scale") and leaf.ndim == 3  # [layers, B, n]
+        return jnp.repeat(leaf, times, axis=1) if chosen else leaf
+
+    return tree.map_named(one, params)
+
+
 def _shapes(
     kernels: dict[str, jax.Array], rank: int, layout: Layout
 ) -> dict[str, jax.ShapeDtypeStruct]:
