@@ -18,11 +18,11 @@ import typer
 
 from jaxlm import __version__
 from jaxlm.cli.adapter import app as adapter_app
-from jaxlm.cli.adapter import weights
 from jaxlm.cli.convert import app as convert_app
 from jaxlm.cli.fetch import fetch
+from jaxlm.cli.generate import generate
 from jaxlm.cli.inspect import inspect
-from jaxlm.cli.setup import EXIT_CODES, Model, Run, start
+from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, start
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
 
@@ -43,6 +43,7 @@ app.add_typer(convert_app, name="convert", epilog=EXIT_CODES)
 app.add_typer(adapter_app, name="adapter", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(fetch)
+app.command(epilog=EXIT_CODES)(generate)
 
 Arguments = Annotated[
     list[str] | None,
@@ -52,10 +53,6 @@ Arguments = Annotated[
         "for example optimizer.learning_rate=1e-4.",
         show_default=False,
     ),
-]
-Platform = Annotated[
-    str | None,
-    typer.Option(help="auto, cpu, gpu or tpu; the run's own by default.", show_default=False),
 ]
 
 
@@ -102,55 +99,6 @@ def train(
     return loop.train(config, allow_change=tuple(allow_change or ()))
 
 
-@app.command(epilog=EXIT_CODES)
-def generate(
-    run: Model,
-    prompt: Annotated[str, typer.Option(help="The text to continue.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this share.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option(min=0, help="Sample from this many likeliest tokens; 0 from all.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Root of the sampling.")] = 0,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Answer the prompt, by the model's chat template.")
-    ] = False,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR[:WEIGHT]",
-            help="A LoRA adapter, as PEFT writes it; of several, each with a weight, the sum.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option(help="Take an adapter of another base too.")] = False,
-    platform: Platform = None,
-) -> None:
-    """Continue a prompt with a trained model, writing as it goes."""
-    start(platform or _platform_of(run))
-    from jaxlm.inference import model
-
-    summands = weights(adapter or [])
-    loaded = model.load(run)
-    if summands:
-        loaded = loaded.with_adapters(summands, force=force)
-    pieces = loaded.stream(
-        [{"role": "user", "content": prompt}] if chat else prompt,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-    )
-    first = next(pieces, "")  # what is wrong is said before anything is written
-    print(first if chat else prompt + first, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
-
-
 @app.command("eval", epilog=EXIT_CODES)
 def evaluate(
     run: Run,
@@ -161,7 +109,7 @@ def evaluate(
     platform: Platform = None,
 ) -> None:
     """Score a run's newest checkpoint on its validation data."""
-    start(platform or _platform_of(run))
+    start(platform or platform_of(run))
     from jaxlm.training.evaluate import evaluate_run
 
     for name, value in evaluate_run(run, batches).items():
@@ -382,11 +330,3 @@ def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
                 "command line", f"{word!r} is not KEY=VALUE; one CONFIG comes first, then keys"
             )
     return file, overrides
-
-
-def _platform_of(run: str) -> str:
-    """Where a run was trained; auto for what is no run, which whoever loads it will say."""
-    from jaxlm.config.load import load
-
-    config = os.path.join(run, "config.yaml")
-    return load(config).platform if os.path.isfile(config) else "auto"

@@ -1,5 +1,6 @@
 """What every verb's file needs: the exit codes as help shows them, and the choice of devices."""
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,10 @@ Out = Annotated[str, typer.Argument(metavar="OUT", help="The folder to make.")]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; the weights' own by default.")
 ]
+Platform = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, gpu or tpu; the run's own by default.", show_default=False),
+]
 ShardSize = Annotated[str, typer.Option(help="Largest file of weights.")]
 
 
@@ -34,3 +39,11 @@ def start(platform: str) -> None:
 
     choose_platform(platform)
     use_compile_cache()
+
+
+def platform_of(run: str) -> str:
+    """Where a run was trained; auto for what is no run, which whoever loads it will say."""
+    from jaxlm.config.load import load
+
+    config = os.path.join(run, "config.yaml")
+    return load(config).platform if os.path.isfile(config) else "auto"

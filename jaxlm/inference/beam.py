@@ -8,7 +8,7 @@ scores no higher than the worst that is kept: early_stopping=False of transforme
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class BeamSearch:
 
     def __init__(self, forward: Forward, spec: ModelSpec):
         self._forward, self._spec = forward, spec
-        self._begin = jax.jit(self._first, static_argnames="size")
+        self._begin = jax.jit(self._first, static_argnames=("beams", "size"))
         self._run = jax.jit(self._rest, static_argnames="own", donate_argnums=(1, 2))
 
     def beams(
@@ -110,20 +110,18 @@ class BeamSearch:
         tokens, real, source = given.rows(self._spec, prompts)
         room, own = padded(max_tokens), tokens.shape[1]
         powers = np.arange(1, room + 1, dtype=np.float64) ** length_penalty
-        rules: Any = Rules(np.int32(ends), np.float32(powers), np.int32(max_tokens))
-        search, cache = self._begin(
-            params, _empty(len(prompts), beams, room), rules, tokens, real, source, size=own + room
-        )
+        rules = Rules(jnp.array(ends, jnp.int32), jnp.float32(powers), jnp.int32(max_tokens))
+        begin = partial(self._begin, params, rules, beams=beams)
+        search, cache = begin(None, tokens, real, source, size=own + room)
         until = given.turning(self._spec) - longest
         if 0 < until < max_tokens:  # what was read before turns otherwise then
-            search, cache = self._run(params, search, cache, rules, np.int32(until), own=own)
+            search, cache = self._run(params, search, cache, rules, jnp.int32(until), own=own)
             if here(search.open).any():
                 said = here(search.tokens)[..., :until].tolist()
                 each = zip(prompts, said, strict=True)
                 so_far = [[*prompt, *beam] for prompt, its in each for beam in its]
                 wide, own = given.width(self._spec, longest + until), 0
-                again = *left(so_far, wide), None
-                search, cache = self._begin(params, search, rules, *again, size=wide + room)
+                search, cache = begin(search, *left(so_far, wide), None, size=wide + room)
         search, _ = self._run(params, search, cache, rules, rules.most, own=own)
         rows, lengths, scores, _ = jax.tree.map(here, search.ended)
         sizes = np.ndindex(scores.shape)
@@ -133,22 +131,23 @@ class BeamSearch:
     def _first(
         self,
         params: Params,
-        search: Search,
         rules: Rules,
+        search: Search | None,
         tokens: Array,
         real: Array,
         source: Batch | None,
         *,
+        beams: int,
         size: int,
     ) -> tuple[Search, Cache]:
-        """After one pass over the prompts [B, L], or over them with their beams [B * K, L]."""
-        many, rows = search.parents.size, tokens.shape[0]
-        params = slots.repeated(params, rows // search.open.size)
+        """After one pass over the prompts [B, L], or over each with its beams so far [B * K, L]."""
+        params, times = (params, beams) if search is None else (slots.repeated(params, beams), 1)
         scores, cache = given.read(
             self._forward, self._spec, params, tokens, real, source, size=size
         )
-        scores, cache = _for_beams(scores, cache, many // rows)
-        return advance(search, scores, rules), cache
+        if search is None:
+            search = _empty(tokens.shape[0], beams, rules.lengths.size)
+        return advance(search, jnp.repeat(scores, times, 0), rules), _repeated(cache, times)
 
     def _rest(
         self, params: Params, search: Search, cache: Cache, rules: Rules, until: Array, *, own: int
@@ -226,13 +225,13 @@ def advance(search: Search, scores: Array, rules: Rules) -> Search:
     return Search(tokens, going, parents, ended, search.open & better, at + 1)
 
 
-def _empty(rows: int, beams: int, room: int) -> Any:
+def _empty(rows: int, beams: int, room: int) -> Search:
     """Before the first token: of equal beams only one counts."""
-    none = np.zeros((rows, beams), np.int32)
-    tokens, low = np.zeros((rows, beams, room), np.int32), np.full((rows, beams), LOW, np.float32)
-    sums = np.where(np.arange(beams) == 0, np.float32(0), low)
-    ended = Ended(tokens, none, low, none.astype(bool))
-    return Search(tokens, sums, none, ended, np.ones(rows, bool), np.int32(0))
+    none, tokens = jnp.zeros((rows, beams), jnp.int32), jnp.zeros((rows, beams, room), jnp.int32)
+    low = jnp.full((rows, beams), LOW, jnp.float32)
+    ended = Ended(tokens, none, low, none > 0)
+    zero = jnp.zeros((), jnp.int32)
+    return Search(tokens, low.at[:, 0].set(0), none, ended, jnp.ones(rows, bool), zero)
 
 
 def _merged(ended: Ended, new: Ended) -> Ended:
@@ -247,14 +246,13 @@ def _taken(x: Array, chosen: Array) -> Array:
     return jnp.take_along_axis(x, chosen.reshape(chosen.shape + (1,) * (x.ndim - 2)), 1)
 
 
-def _for_beams(scores: Array, cache: Cache, beams: int) -> tuple[Array, Cache]:
-    """Each row of scores [B, V] and of the cache so many times in turn."""
-    each = partial(jnp.repeat, repeats=beams)
+def _repeated(cache: Cache, times: int) -> Cache:
+    """Each row of a cache so many times in turn."""
     by_layer = {"keys": cache.keys, "values": cache.values, "source": cache.source}
     by_row = {name: getattr(cache, name) for name in ("segments", "counts", "source_segments")}
-    by_layer = jax.tree.map(partial(each, axis=1), by_layer)
-    by_row = jax.tree.map(partial(each, axis=0), by_row)
-    return each(scores, axis=0), cache._replace(**by_layer, **by_row)
+    by_layer = jax.tree.map(lambda x: jnp.repeat(x, times, 1), by_layer)
+    by_row = jax.tree.map(lambda x: jnp.repeat(x, times, 0), by_row)
+    return cache._replace(**by_layer, **by_row)
 
 
 def _reordered(cache: Cache, parents: Array, own: int) -> Cache:

@@ -83,6 +83,14 @@ def test_a_batch_of_prompts_is_answered_as_each_alone(both):
     assert "".join(both.stream(PROMPTS[0], max_tokens=8, adapter="sql")) == wanted[0]
 
 
+def test_the_beams_of_a_prompt_have_its_adapter(both):
+    def found(*adapter):
+        return both.generate(PROMPTS[:1] * 2, max_tokens=8, beams=2, adapter=adapter)
+
+    sql, chat = found("sql", "sql")[0], found("chat", "chat")[0]
+    assert sql != chat and found("sql", "chat") == [sql, chat]
+
+
 def test_a_swap_compiles_nothing_and_shares_the_base(folder, plain, slotted, caplog):
     first = slotted.with_adapter(folder / "sql", name="one")
     first.logits(ROWS)
