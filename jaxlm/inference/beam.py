@@ -26,8 +26,8 @@ from jaxlm.models.transformer import Batch, Forward
 
 LOW = -1e9
 """Below every score: what transformers has instead of minus infinity."""
-STEEPEST = 10.0
-"""The largest length penalty; powers of long answers beyond it overflow."""
+STEEPEST = 5.0
+"""The largest length penalty: no power of a length overflows."""
 
 
 class Beam(NamedTuple):
