@@ -16,10 +16,10 @@ import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import sources
-from jaxlm.data.cache import Cached, Say, held_out, tokenized
+from jaxlm.data.cache import Cached, Say, Tokens, held_out, tokenized
 from jaxlm.data.examples import Audit, How, open_examples
 from jaxlm.data.order import Mixture, shuffled
-from jaxlm.data.packing import Batch, Rows, Windows
+from jaxlm.data.packing import Batch, Rows
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -203,13 +203,13 @@ Opener = Callable[[Source, float], Opened]
 
 def documents(
     tokenizer: Tokenizer,
+    rows: Callable[[Tokens], Rows],
     *,
-    length: int,
     parse_special: bool = False,
     cache: str | Path | None = None,
     say: Say | None = None,
 ) -> Opener:
-    """Opens sources as windows over documents, tokenized or from the cache.
+    """Opens sources of documents, tokenized or from the cache; rows: those of such a stream.
 
     Raises DataError for a source without any.
     """
@@ -224,9 +224,7 @@ def documents(
             say=say,
         )
         _not_empty(source, found, hold_out)
-        vocab, pad = tokenizer.vocab, tokenizer.pad
-        train, held = (Windows(each, length, vocab, pad) for each in (found.train, found.held))
-        return Opened(train, held, found.counts)
+        return Opened(rows(found.train), rows(found.held), found.counts)
 
     return opened
 

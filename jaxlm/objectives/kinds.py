@@ -7,6 +7,7 @@ from jaxlm.models.spec import ModelSpec
 TRAINS: dict[str, tuple[str, ...]] = {
     "clm": ("decoder",),
     "sft": ("decoder",),
+    "mlm": ("encoder",),
 }
 """By `objective.type`: the kinds of models, as `kind` names them."""
 

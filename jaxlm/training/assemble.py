@@ -37,7 +37,7 @@ from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import gauges, optim, reading, receipt
 from jaxlm.training.evaluate import Gauge
 from jaxlm.training.gauges import Texts
-from jaxlm.training.objective import check_base, make_objective
+from jaxlm.training.objective import check_base, check_fits, make_objective
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
@@ -75,6 +75,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
 
     Raises ConfigError or DataError for what cannot run, before anything is compiled.
     """
+    check_fits(config.objective.type, config.model)
     tokenizer = get_tokenizer(config, folder / "tokenizer", voice)
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
     check_spec(spec, config, tokenizer)
@@ -96,7 +97,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     mask = trained(config, want)
     base = gauges.base_beside(mask)
     check_base(config, base)
-    objective = make_objective(config, spec, layout, tokenizer, base)
+    objective = make_objective(config, layout, tokenizer, base)
     live, frozen = tree.partition(want, mask)
     rate = config.lora.b_rate if config.lora.rank else 1.0
     given = config, texts, tokenizer, layout, forward, objective, folder, voice.say
@@ -156,7 +157,7 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
             made = tokenizers.load(local(path or ""))
         else:
             with voice.phase("training the tokenizer"):
-                made = train_tokenizer(kind, vocab, reading.texts(config))
+                made = train_tokenizer(kind, vocab, reading.texts(config), config.model.structure)
         if config.objective.type == "sft" and config.examples.template:
             chat.adopt(made, config.examples.template)  # so that it is asked as it was taught
         temporary = folder.with_name(f".{folder.name}-{os.getpid()}")

@@ -146,7 +146,7 @@ def evaluate_run(
     size = -(-config.batch // shards) * shards
     dtype = compute_dtype(config.compute_dtype)
     forward = make_forward(run.spec, layout, dtype)
-    objective = make_objective(config, run.spec, layout, run.tokenizer)
+    objective = make_objective(config, layout, run.tokenizer)
     score, most = make_score(forward, objective), batches or held.batches(size)
     given = params, held, score, objective, layout
     return {"step": step, **evaluate(*given, size=size, batches=most)}

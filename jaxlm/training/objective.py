@@ -1,5 +1,6 @@
 """From a configuration to the objective of a run."""
 
+from jaxlm.config.objectives import Clm, Sft
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
@@ -12,30 +13,25 @@ from jaxlm.text.tokenizer import Tokenizer
 
 
 def make_objective(
-    config: RunConfig,
-    spec: ModelSpec,
-    layout: Layout,
-    tokenizer: Tokenizer,
-    base: Base | None = None,
+    config: RunConfig, layout: Layout, tokenizer: Tokenizer, base: Base | None = None
 ) -> Objective:
-    """The run's objective. base: from parameters to those of the base, where they are there.
-
-    Raises ConfigError for a model of another kind than those it trains.
-    """
+    """The run's objective. base: from parameters to those of the base, where they are there."""
     chosen, shards = config.objective, layout.size("batch")
-    check_fits(chosen.type, spec)
-    return language_model(
-        z_loss=chosen.z_loss,
-        shards=shards,
-        token_bytes=tokenizer.token_bytes(),
-        kl_to_base=chosen.kl_to_base,
-        base=base,
-    )
+    if isinstance(chosen, Clm | Sft):
+        return language_model(
+            z_loss=chosen.z_loss,
+            shards=shards,
+            token_bytes=tokenizer.token_bytes(),
+            kl_to_base=chosen.kl_to_base,
+            base=base,
+        )
+    return language_model(z_loss=chosen.z_loss, shards=shards)
 
 
 def check_base(config: RunConfig, base: Base | None) -> None:
     """Raise ConfigError for a divergence from a base that is not there while training."""
-    if config.objective.kl_to_base and not base:
+    chosen = config.objective
+    if isinstance(chosen, Clm | Sft) and chosen.kl_to_base and not base:
         what = "needs the base beside what is tuned; train adapters alone: lora.rank=16"
         raise ConfigError("objective.kl_to_base", f"{what}, no lora.save, no trainable")
 

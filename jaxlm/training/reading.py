@@ -4,8 +4,12 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jaxlm.config.objectives import Mlm
 from jaxlm.config.schema import RunConfig
 from jaxlm.data import examples, pipeline
+from jaxlm.data.cache import Tokens
+from jaxlm.data.masked import check_mask, masked
+from jaxlm.data.packing import Rows, Windows
 from jaxlm.data.pipeline import Dataset, Opener
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -21,10 +25,21 @@ def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
 
 
 def documents(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
-    """How sources of documents are opened."""
+    """How sources of documents are opened. Raises ConfigError for a token that is not there."""
+
+    def rows(stream: Tokens) -> Rows:
+        chosen, length = config.objective, config.length
+        if isinstance(chosen, Mlm):
+            types = config.model.embedding.types > 0
+            how = {"length": length, "types": types, "seed": config.seed}
+            return masked(stream, tokenizer, chosen, **how)
+        return Windows(stream, length, tokenizer.vocab, tokenizer.pad)
+
+    if isinstance(config.objective, Mlm):
+        check_mask(tokenizer)
     return pipeline.documents(
         tokenizer,
-        length=config.length,
+        rows,
         parse_special=config.data.parse_special,
         cache=config.data.cache,
         say=say,

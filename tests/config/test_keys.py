@@ -140,6 +140,18 @@ TUNED = (
     "steps=2",
 )
 """Those of a run with a base."""
+MASKED = (
+    "objective.type=mlm",
+    "model.structure=encoder",
+    "objective.rate=0.3",
+    "objective.hidden=0.7",
+    "objective.random=0.2",
+    "objective.unit=word",
+    "objective.rows=packed",
+    "objective.z_loss=1e-3",
+    "steps=2",
+)
+"""Those of a run that predicts masked tokens."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
 """What excludes others of them; two more runs below set it."""
 IDLE = {"data.validation.weight", "evaluate.general.weight"}
@@ -189,16 +201,22 @@ def test_every_key_has_an_effect(texts):
     kept = f"data.replay={{{two}, weight: 0.5}}", f"evaluate.general={{{two}}}"
     assert without_effect(texts, *plain, data, *kept, f"init={texts}/run", *TUNED) == []
 
+    masked = [w for w in processes.words(texts, *MASKED, name="mlm") if "data.t" not in w]
+    assert without_effect(texts, *masked, data) == []
+
     plain = [w for w in processes.words(texts, name="tuned") if not w.startswith("data.")]
     data = f"data.train={texts}/c.jsonl"
     asked = f"samples.prompts={texts}/p.txt", f"samples.json_schema={texts}/schema.json", *ASKED
     assert without_effect(texts, *plain, *EXAMPLES, data, *asked, "steps=2") == []
 
 
+TOLD = (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED)
+
+
 def test_every_key_is_set_above():
     config = load(None, [*processes.TINY, *SET, "data.train=x", "run_dir=y", "data.cache=z"])
     assert config.name == "other"
-    given = {word.partition("=")[0] for word in (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED)}
+    given = {word.partition("=")[0] for word in TOLD}
     given |= {"samples.prompts", "samples.json_schema"}
     given |= {"run_dir", "data.cache", "tokenizer.type", "objective.type", *NOT_SET, *IDLE}
     given |= {

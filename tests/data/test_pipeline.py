@@ -27,6 +27,10 @@ def dataset(seed: int | None = 0, weights=None, length=LENGTH):
     return Dataset(rows, weights, length, pad=7, seed=seed)
 
 
+def windows_of(tokenizer):
+    return lambda stream: Windows(stream, 16, tokenizer.vocab, tokenizer.pad)
+
+
 def rows(batch):
     return [row[0] for row in batch["tokens"].tolist()]
 
@@ -153,7 +157,7 @@ TEXTS = {
 def opened(jsonl, tokenizer, tmp_path):
     def open_(names, validation=None, **weights):
         train = tuple(jsonl(name, TEXTS[name], weight=weights.get(name)) for name in names)
-        opener = pipeline.documents(tokenizer, length=16, cache=tmp_path / "cache")
+        opener = pipeline.documents(tokenizer, windows_of(tokenizer), cache=tmp_path / "cache")
         return open_data(train, validation, opener, length=16, pad=tokenizer.pad, seed=1)
 
     return open_
@@ -189,7 +193,7 @@ def test_validation_of_its_own_is_opened_without_the_training_data(
     own = (jsonl("two", TEXTS["two"]),)
     _, held = opened(["one"], own)
     gone = (Source(path=str(tmp_path / "gone.jsonl")),)
-    opener = pipeline.documents(tokenizer, length=16, cache=tmp_path / "cache")
+    opener = pipeline.documents(tokenizer, windows_of(tokenizer), cache=tmp_path / "cache")
     how = {"opener": opener, "length": 16, "pad": tokenizer.pad}
     alone = pipeline.open_validation(gone, own, **how)
     assert equal(alone.batch(0, 7), held.batch(0, 7)) and alone.digest == held.digest
