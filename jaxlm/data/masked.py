@@ -80,8 +80,10 @@ class Masked:
         if self.how.rows not in ("padded", "pairs"):
             return {}
         longest = max(map(self._room, index.tolist()))
-        most = dict.fromkeys(("tokens", "segments", "positions", "types"), longest)
-        return most | dict.fromkeys(("at", "targets", "weights"), self._places(longest))
+        names = ("tokens", "segments", "positions", "types")
+        return dict.fromkeys(names, longest) | dict.fromkeys(
+            ("at", "targets", "weights"), self._places(longest)
+        )
 
     def take(self, index: np.ndarray, drawn: np.ndarray) -> Batch:
         """The rows `index` [B], masked with the noise of `drawn` [B].

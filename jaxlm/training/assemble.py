@@ -108,7 +108,6 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         found = receipt.receipt(matched(config, want), want, mask, state)
         voice.say("\n".join(receipt.lines(found)))
         receipt.write(found, folder)
-    checkpoints = keeping(config, folder, voice)
     step = partial(
         train_step,
         forward=forward,
@@ -126,7 +125,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         data=data,
         steps=steps,
         rows=rows,
-        keeper=Keeper(config, layout, optimizer, mask, checkpoints),
+        keeper=Keeper(config, layout, optimizer, mask, keeping(config, folder, voice)),
         step=step,
         gauges=scored,
         facts=beginning(config, want, voice) | facts(live, frozen, spec, config.length),
