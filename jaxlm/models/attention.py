@@ -1,31 +1,21 @@
-"""Attention within a sequence, and its backends.
+"""Attention within a sequence, or over the cache of one."""
 
-Kernels cannot be partitioned automatically, so on a mesh every backend runs inside shard_map, over
-batch and heads. Positions of segment 0 are padding and attend among themselves: no row is empty.
-"""
-
-import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
+from jaxlm.models.backends import attention
 from jaxlm.models.cache import KeyValues, attend_cached, write_cache
 from jaxlm.models.dense import Dense, together
-from jaxlm.models.flash import chunked
-from jaxlm.models.gpu import cudnn
 from jaxlm.models.layers import Normalize, residual_scale
 from jaxlm.models.rope import rotate
-from jaxlm.models.scores import Scores, full
+from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.tpu import splash
 
 
 class Attention(nn.Module):
@@ -99,88 +89,3 @@ def projected(spec: ModelSpec, dtype: DTypeLike, part: str) -> Dense:
 def query_scale(spec: ModelSpec) -> float:
     """What products of queries and keys are multiplied by."""
     return spec.scale.query or spec.head_dim**-0.5
-
-
-BACKENDS: dict[str, Callable[..., Array]] = {
-    "full": full,
-    "chunked": chunked,
-    "cudnn": cudnn,
-    "splash": splash,
-}
-
-
-def choose(
-    backend: str, platform: str, dtype: DTypeLike, head_dim: int, length: int, how: Scores
-) -> str:
-    """The backend for a device: what was asked for, or the fastest that is exact there.
-
-    cuDNN takes 16-bit types and heads of a multiple of 8 up to 128, without a cap; splash heads
-    and sequences of a multiple of 128. Raises ConfigError when a kernel is asked for by name that
-    cannot run here.
-    """
-    sixteen = jnp.dtype(dtype).itemsize == 2
-    fits = sixteen and head_dim % 8 == 0 and head_dim <= 128 and not how.cap
-    able = {
-        "cudnn": platform in ("gpu", "cuda") and fits and (how.causal or not how.window),
-        "splash": platform == "tpu" and head_dim % 128 == 0 and length % 128 == 0,
-    }
-    if backend == "auto":
-        return next((name for name, ok in able.items() if ok), "chunked")
-    if not able.get(backend, True):
-        capped = " with capped scores" if how.cap else ""
-        what = f"{jnp.dtype(dtype).name} heads of {head_dim}{capped} over {length} tokens"
-        raise ConfigError("model.attention", f"{backend} cannot run {what} on {platform}; use auto")
-    return backend
-
-
-def attention(
-    q: Array,
-    k: Array,
-    v: Array,
-    segments: Array | None,
-    *,
-    layout: Layout,
-    how: Scores,
-    backend: str = "auto",
-    bias: Array | None = None,
-) -> Array:
-    """Attention within segments: q [B, L, N, H], k and v [B, L, K, H], segments [B, L] int32.
-
-    Segments None: each row is one. bias: added to scores, float32 [N, L, L]; no backend but `full`
-    has it. Returns [B, L, N, H] in q's type. Fewer kv heads than shards of the heads are repeated.
-    """
-    if how.window >= q.shape[1]:
-        how = how._replace(window=0)
-    platform = layout.mesh.devices.flat[0].platform
-    if bias is not None:
-
-        def run(q: Array, k: Array, v: Array, segments: Array | None, bias: Array) -> Array:
-            return full(q, k, v, segments, how, bias)
-
-        return over_mesh(run, layout, (q, k, v), (segments,), bias)
-    chosen = choose(backend, platform, q.dtype, q.shape[-1], q.shape[1], how)
-    return over_mesh(partial(BACKENDS[chosen], how=how), layout, (q, k, v), (segments,))
-
-
-def over_mesh(
-    run: Callable[..., Array],
-    layout: Layout,
-    heads: tuple[Array, Array, Array],
-    rows: tuple[Array | None, ...],
-    bias: Array | None = None,
-) -> Array:
-    """run(q, k, v, *rows[, bias]) on each device's own rows and heads."""
-    q, k, v = heads
-    more = () if bias is None else (bias,)
-    if layout.mesh.size == 1:
-        return run(q, k, v, *rows, *more)
-    shards = layout.size("heads")
-    repeats = shards // math.gcd(shards, k.shape[2])
-    if repeats > 1:
-        k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
-    by_head, by_row = layout.spec(("batch", None, "heads", None)), layout.spec(("batch", None))
-    specs = (by_head,) * 3 + (by_row,) * len(rows)
-    specs += (layout.spec(("heads", None, None)),) * len(more)
-    return jax.shard_map(run, mesh=layout.mesh, in_specs=specs, out_specs=by_head, check_vma=False)(
-        q, k, v, *rows, *more
-    )

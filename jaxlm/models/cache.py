@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxlm.models.scores import Scores, weighted
+from jaxlm.models.scores import Scores, spread, weighted
 
 
 class KeyValues(NamedTuple):
@@ -99,7 +99,7 @@ def attend_cached(
 
     segments: [B, L], 0 for padding, which looks at every written column, so that it has no empty
     row; None: no padding. windowed: whether this layer has the window of `how`. bias: added to
-    scores, float32 [N, L, S].
+    scores by distance, float32 [N, 2 x S - 1].
     """
     length, size = q.shape[1], cache.keys.shape[1]
     at, columns = cache.start - length + jnp.arange(length), jnp.arange(size)
@@ -108,4 +108,6 @@ def attend_cached(
     may = before & near[None] & cache.may[:, None, :]
     if segments is not None:
         may |= before & (segments == 0)[:, :, None]
+    if bias is not None:
+        bias = spread(bias, at[0], length, slice(0, size))
     return weighted(q, cache.keys, cache.values, may, how, bias)

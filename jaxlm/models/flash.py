@@ -15,16 +15,26 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxlm.models.scores import NEVER, Scores
+from jaxlm.models.scores import NEVER, Scores, spread
 
 CACHED_BYTES = 2**18
 """Scores of one block per core of a CPU: what its second-level cache holds beside the operands."""
 
 
-def chunked(q: Array, k: Array, v: Array, segments: Array | None, how: Scores) -> Array:
-    """q [B, L, N, H]; k, v [B, L, K, H]; segments [B, L], None: each row is one.
+def chunked(
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array | None,
+    how: Scores,
+    *,
+    bias: Array | None = None,
+    source: Array | None = None,
+) -> Array:
+    """q [B, L, N, H]; k, v [B, S, K, H]; segments [B, L], None: each row is one.
 
-    Returns [B, L, N, H] in q's type.
+    bias [N, D] float32: added to scores, by distance (scores.spread). source [B, S]: the segments
+    of keys that are another sequence's. Returns [B, L, N, H] in q's type.
     """
     batch, length, heads, size = q.shape
     kv_heads = k.shape[2]
@@ -33,82 +43,105 @@ def chunked(q: Array, k: Array, v: Array, segments: Array | None, how: Scores) -
     q = q.reshape(batch, length, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     q, k, v = (x.reshape(batch * kv_heads, *x.shape[2:]) for x in (q, k, v))
-    y: Any = _flash(q, k, v, jnp.repeat(segments, kv_heads, axis=0), how)
+    own, theirs = (
+        jnp.repeat(x, kv_heads, axis=0) for x in (segments, segments if source is None else source)
+    )
+    if bias is not None:
+        bias = jnp.tile(bias.reshape(kv_heads, -1, bias.shape[1]), (batch, 1, 1))
+    y: Any = _flash(q, k, v, bias, _Row(own, theirs), how)
     y = y.reshape(batch, kv_heads, -1, length, size).transpose(0, 3, 1, 2, 4)
     return y.reshape(batch, length, heads, size)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _flash(q: Array, k: Array, v: Array, segments: Array, how: Scores) -> Array:
-    return _forward(q, k, v, segments, how)[0]
+class _Row(NamedTuple):
+    """What decides which pairs of a row may look, beside their places."""
+
+    own: Array
+    """Segments of queries [..., L]."""
+    theirs: Array
+    """Segments of keys [..., S]."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _flash(q: Array, k: Array, v: Array, bias: Array | None, row: _Row, how: Scores) -> Array:
+    return _forward(q, k, v, bias, row, how)[0]
 
 
 def _forward(
-    q: Array, k: Array, v: Array, segments: Array, how: Scores
-) -> tuple[Array, tuple[Array, ...]]:
-    """q [M, G, L, H]; k, v [M, L, H]; segments [M, L], M rows and kv heads together.
+    q: Array, k: Array, v: Array, bias: Array | None, row: _Row, how: Scores
+) -> tuple[Array, tuple[Any, ...]]:
+    """q [M, G, L, H]; k, v [M, S, H]; bias [M, G, D]; M rows and kv heads together.
 
     Returns y like q, and what the backward pass needs.
     """
-    y, lse = _some_at_a_time(partial(_attend, how), q, k, v, segments)
+    y, lse = _some_at_a_time(partial(_attend, how), q, k, v, bias, row)
     y, lse = checkpoint_name(y, "attention"), checkpoint_name(lse, "attention")
-    return y, (q, k, v, segments, y, lse)
+    return y, (q, k, v, bias, row, y, lse)
 
 
-def _backward(how: Scores, saved: tuple[Array, ...], dy: Array) -> tuple[Array | None, ...]:
+def _backward(how: Scores, saved: tuple[Any, ...], dy: Array) -> tuple[Any, ...]:
     return *_some_at_a_time(partial(_gradients, how), *saved, dy), None
 
 
 _flash.defvjp(_forward, _backward)
 
 
-def _attend(how: Scores, head: tuple[Array, ...]) -> tuple[Array, Array]:
-    """One kv head of one row: q [G, L, H]; k, v [L, H]; segments [L].
+def _attend(how: Scores, head: tuple[Any, ...]) -> tuple[Array, Array]:
+    """One kv head of one row: q [G, L, H]; k, v [S, H]; bias [G, D] or None.
 
     Returns y like q, and the logarithm of each query's sum of powers [G, L, 1] float32.
     """
-    q, k, v, segments = head
+    q, k, v, bias, row = head
 
     def block(cols: slice, none: None, q: Array, at: Array, own: Array) -> tuple[None, Any]:
-        scores, _ = _scores(q, k[cols], at[0], _places(cols), own[0], segments[cols], how)
+        biases = None if bias is None else spread(bias, at[0, 0], q.shape[1], cols)
+        seen = _seen(at[0], own[0], row, cols, how)
+        scores, _ = _scores(q, k[cols], biases, seen, how)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = weights.sum(-1, keepdims=True)
         y = _product("gls,sh->glh", weights.astype(v.dtype), v[cols]) / total
+        # Where nothing is seen y is the mean of all values, and nothing learns from it.
+        top = jnp.where(top > NEVER, top, -NEVER)
         return none, (y.astype(q.dtype), top + jnp.log(total))
 
-    rows = q, jnp.arange(q.shape[1])[None], segments[None]
-    found = [
-        span.over(partial(block, span.cols), None, *rows)[1] for span in _spans(q.shape[1], how)
-    ]
+    rows = q, jnp.arange(q.shape[1])[None], row.own[None]
+    spans = _spans(q.shape[1], k.shape[0], how)
+    found = [span.over(partial(block, span.cols), None, *rows)[1] for span in spans]
     y, lse = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
     return y, lse
 
 
-def _gradients(how: Scores, head: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-    """dq, dk, dv of one kv head of one row; dk and dv are summed in float32."""
-    q, k, v, segments, y, lse, dy = head
+def _gradients(how: Scores, head: tuple[Any, ...]) -> tuple[Array, Array, Array, Array | None]:
+    """dq, dk, dv, dbias of one kv head of one row; all but dq are summed in float32."""
+    q, k, v, bias, row, y, lse, dy = head
     delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
 
     def block(cols: slice, carry: Any, *rows: Array) -> tuple[Any, Array]:
         q, dy, lse, delta, at, own = rows
-        scores, slope = _scores(q, k[cols], at[0], _places(cols), own[0], segments[cols], how)
+        biases = pullback = None
+        if bias is not None:
+            near = partial(spread, start=at[0, 0], count=q.shape[1], keys=cols)
+            biases, pullback = jax.vjp(near, bias)
+        scores, slope = _scores(q, k[cols], biases, _seen(at[0], own[0], row, cols, how), how)
         weights = jnp.exp(scores - lse)
         dweights = _product("glh,sh->gls", dy, v[cols])
-        dscores = weights * (dweights - delta) * slope
-        dscores = (dscores * how.scale).astype(q.dtype)
+        dscores = weights * (dweights - delta)
+        dbias = carry[2] if pullback is None else carry[2] + pullback(dscores)[0]
+        dscores = (dscores * slope * how.scale).astype(q.dtype)
         dk = carry[0].at[:, cols].add(_product("glh,gls->hs", q, dscores))
         dv = carry[1].at[:, cols].add(_product("glh,gls->hs", dy, weights.astype(v.dtype)))
-        return (dk, dv), _product("gls,sh->glh", dscores, k[cols]).astype(q.dtype)
+        return (dk, dv, dbias), _product("gls,sh->glh", dscores, k[cols]).astype(q.dtype)
 
-    # Kept [H, L]: then the narrow operand of these products is transposed, and not the scores.
-    carry, dqs = (jnp.zeros(k.shape[::-1], jnp.float32),) * 2, []
-    rows = q, dy, lse, delta, jnp.arange(q.shape[1])[None], segments[None]
-    for span in _spans(q.shape[1], how):
+    # Kept [H, S]: then the narrow operand of these products is transposed, and not the scores.
+    zeros = jnp.zeros(k.shape[::-1], jnp.float32)
+    carry, dqs = (zeros, zeros, None if bias is None else jnp.zeros_like(bias)), []
+    rows = q, dy, lse, delta, jnp.arange(q.shape[1])[None], row.own[None]
+    for span in _spans(q.shape[1], k.shape[0], how):
         carry, dq = span.over(partial(block, span.cols), carry, *rows)
         dqs.append(dq)
-    dk, dv = carry
-    return jnp.concatenate(dqs, axis=1), dk.T.astype(k.dtype), dv.T.astype(v.dtype)
+    dk, dv, dbias = carry
+    return jnp.concatenate(dqs, axis=1), dk.T.astype(k.dtype), dv.T.astype(v.dtype), dbias
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:
@@ -118,20 +151,22 @@ def _product(axes: str, a: Array, b: Array) -> Array:
     return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
 
 
-def _places(span: slice) -> Array:
-    return jnp.arange(span.start, span.stop)
+def _seen(at: Array, own: Array, row: _Row, cols: slice, how: Scores) -> Array:
+    """Which pairs of queries at `at` [l], in segments `own` [l], and keys may look, bool [l, s]."""
+    same = own[:, None] == row.theirs[cols][None]
+    return same & how.near(at, jnp.arange(cols.start, cols.stop))
 
 
 def _scores(
-    q: Array, k: Array, at: Array, places: Array, own: Array, segments: Array, how: Scores
+    q: Array, k: Array, biases: Array | None, seen: Array, how: Scores
 ) -> tuple[Array, Array | float]:
-    """Scores [G, l, s] float32 of queries at `at` [l] in segments `own`, and their slope.
+    """Scores [G, l, s] float32 of q [G, l, H] and k [s, H], and their slope.
 
-    k [s, H] at `places` [s] in `segments` [s]. Forbidden pairs are at NEVER.
+    biases [G, l, s]: added. Pairs that are not `seen` [l, s] are at NEVER.
     """
     scores, slope = how.of(_product("glh,sh->gls", q, k))
-    may = (own[:, None] == segments[None]) & how.near(at, places)
-    return jnp.where(may[None], scores, NEVER), slope
+    scores = scores if biases is None else scores + biases
+    return jnp.where(seen[None], scores, NEVER), slope
 
 
 class _Span(NamedTuple):
@@ -161,8 +196,8 @@ class _Span(NamedTuple):
         return carry, jax.tree.map(joined, found)
 
 
-def _spans(length: int, how: Scores) -> list[_Span]:
-    """All queries of a row: sixteen spans at most, so that the program stays small."""
+def _spans(length: int, keys: int, how: Scores) -> list[_Span]:
+    """All queries of a row, over so many keys: sixteen spans at most: the program stays small."""
     step = min(length, _block(length) * -(-length // (16 * _block(length))))
     spans = []
     for start in range(0, length, step):
@@ -175,7 +210,7 @@ def _spans(length: int, how: Scores) -> list[_Span]:
         ):
             if rows:
                 last = first + count * rows
-                spans.append(_Span(first, count, rows, how.reach(first, last, length)))
+                spans.append(_Span(first, count, rows, how.reach(first, last, keys)))
     return spans
 
 
@@ -184,11 +219,12 @@ def _block(length: int) -> int:
     return min(length, 128)
 
 
-def _some_at_a_time(one: Callable[..., Any], q: Array, *more: Array) -> Any:
+def _some_at_a_time(one: Callable[..., Any], q: Array, k: Array, *more: Any) -> Any:
     """`one((q[i], ...))` for every kv head i of every row: in a loop on a CPU, else all at once."""
     count, groups, length, _ = q.shape
     together = count
     if jax.default_backend() == "cpu":
-        fitting = CACHED_BYTES * (os.cpu_count() or 1) // (groups * _block(length) * length * 4)
+        scores = groups * _block(length) * k.shape[1] * 4
+        fitting = CACHED_BYTES * (os.cpu_count() or 1) // scores
         together = next(n for n in range(max(1, min(fitting, count)), 0, -1) if count % n == 0)
-    return jax.lax.map(one, (q, *more), batch_size=together)
+    return jax.lax.map(one, (q, k, *more), batch_size=together)

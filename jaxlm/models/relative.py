@@ -19,15 +19,17 @@ class Relative(nn.Module):
     layout: Layout
 
     @nn.compact
-    def __call__(self, places: Array, size: int) -> Array:
-        """float32 [N, L, size] for queries at places [L] int32 and keys at 0 to size - 1."""
+    def __call__(self, length: int) -> Array:
+        """float32 [N, 2 x length - 1]: of keys from `length - 1` before a query to as many after.
+
+        By distance, not by pair: of pairs there are `length / 2` times as many (see `spread`).
+        """
         relative, init = self.spec.relative, nn.initializers.normal(self.spec.init_scale)
         table = self.param("embedding", init, (relative.buckets, self.spec.heads))
-        distances = np.arange(1 - size, size)  # from a query to a key
+        distances = np.arange(1 - length, length)
         known = buckets(distances, self.causal, relative.buckets, relative.distance)
-        index = jnp.arange(size)[None] - places[:, None] + size - 1
-        biases = table.astype(jnp.float32)[jnp.asarray(known)[index]]
-        return self.layout.constrain(biases.transpose(2, 0, 1), "heads", None, None)
+        biases = table.astype(jnp.float32)[jnp.asarray(known)]
+        return self.layout.constrain(biases.T, "heads", None)
 
 
 def buckets(distances: np.ndarray, causal: bool, count: int, far: int) -> np.ndarray:

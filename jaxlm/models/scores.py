@@ -43,6 +43,23 @@ class Scores(NamedTuple):
         return slice(first, last if self.causal or self.window else length)
 
 
+def spread(bias: Array, start: Array | int, count: int, keys: slice) -> Array:
+    """Biases by distance as those of pairs: [..., D] -> [..., count, keys].
+
+    The middle of D is a query's bias of its own position, and what comes after it that of later
+    ones. For `count` queries from position `start` on. Copies and slices alone, and so is the
+    gradient: numbers are picked out one by one where they are indexed.
+    """
+    length = count + keys.stop - keys.start  # of all distances, and one more
+    first = keys.start - start - count + 1 + bias.shape[-1] // 2
+    near = jax.lax.dynamic_slice_in_dim(bias, first, length - 1, axis=-1)
+    # Repeated and cut one shorter, each row is the one before, moved by one.
+    turned = jnp.roll(jnp.pad(near, [(0, 0)] * (near.ndim - 1) + [(0, 1)]), 1 - count, axis=-1)
+    again = jnp.broadcast_to(turned[..., None, :], (*turned.shape[:-1], count, length))
+    flat = again.reshape(*turned.shape[:-1], -1)[..., : count * (length - 1)]
+    return flat.reshape(*turned.shape[:-1], count, length - 1)[..., : keys.stop - keys.start]
+
+
 def weighted(
     q: Array, k: Array, v: Array, may: Array, how: Scores, bias: Array | None = None
 ) -> Array:
@@ -62,14 +79,25 @@ def weighted(
 
 
 def full(
-    q: Array, k: Array, v: Array, segments: Array | None, how: Scores, bias: Array | None = None
+    q: Array,
+    k: Array,
+    v: Array,
+    segments: Array | None,
+    how: Scores,
+    *,
+    bias: Array | None = None,
+    source: Array | None = None,
 ) -> Array:
-    """The reference of every backend: q [B, L, N, H], k and v [B, L, K, H], segments [B, L].
+    """The reference of every backend: q [B, L, N, H], k and v [B, S, K, H], segments [B, L].
 
-    Segments None: each row is one. bias [N, L, L]: added to scores. Returns [B, L, N, H].
+    Segments None: each row is one. bias [N, D]: added to scores, by distance. source [B, S]: the
+    segments of keys that are another sequence's. Returns [B, L, N, H].
     """
-    at = jnp.arange(q.shape[1])
-    may = how.near(at, at)[None]
+    queries, keys = jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
+    may = how.near(queries, keys)[None]
     if segments is not None:
-        may &= segments[:, :, None] == segments[:, None, :]
+        theirs = segments if source is None else source
+        may &= segments[:, :, None] == theirs[:, None, :]
+    if bias is not None:
+        bias = spread(bias, 0, q.shape[1], slice(0, k.shape[1]))
     return weighted(q, k, v, may, how, bias)

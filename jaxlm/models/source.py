@@ -8,10 +8,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxlm.core.mesh import Layout
-from jaxlm.models.attention import over_mesh, projected, query_scale
+from jaxlm.models.attention import projected, query_scale
+from jaxlm.models.backends import attention
 from jaxlm.models.cache import KeyValues
 from jaxlm.models.dense import together
-from jaxlm.models.scores import Scores, weighted
+from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
 
 
@@ -25,7 +26,10 @@ class Source(NamedTuple):
 
 
 class SourceAttention(nn.Module):
-    """A target's positions over all of its source (Vaswani et al. 2017, section 3.2.3)."""
+    """A target's positions over all of its source (Vaswani et al. 2017, section 3.2.3).
+
+    A position whose segment the source lacks, as padding may be, has the mean of all values there.
+    """
 
     spec: ModelSpec
     layout: Layout
@@ -49,32 +53,12 @@ class SourceAttention(nn.Module):
             k, v = together(both, source.hidden, keys)
             cache = cache and cache._replace(source_keys=k, source_values=v)
         assert k is not None and v is not None
+        # Without segments each row is segment 1 on its side: the other may be padded.
+        own, theirs = (
+            jnp.ones(x.shape[:2], jnp.int32) if rows is None else rows
+            for x, rows in ((q, segments), (k, source.segments))
+        )
         how = Scores(query_scale(spec), causal=False)
-        y = attend_source(q, k, v, segments, source.segments, layout=self.layout, how=how)
+        backend = "full" if cache else spec.attention  # of one query there are few scores
+        y = attention(q, k, v, own, source=theirs, layout=self.layout, how=how, backend=backend)
         return projected(spec, self.dtype, "o")(y, keys), cache
-
-
-def attend_source(
-    q: Array,
-    k: Array,
-    v: Array,
-    segments: Array | None,
-    source_segments: Array | None,
-    *,
-    layout: Layout,
-    how: Scores,
-) -> Array:
-    """q [B, L, N, H] over the source's k and v [B, S, K, H], of the same segment.
-
-    segments [B, L] and source_segments [B, S] int32; None: each row is segment 1. A query whose
-    segment the source lacks sees all of it. Returns [B, L, N, H].
-    """
-    ones = jnp.ones((q.shape[0], 1), jnp.int32)
-    own = ones if segments is None else segments
-    theirs = jnp.broadcast_to(ones, k.shape[:2]) if source_segments is None else source_segments
-
-    def run(q: Array, k: Array, v: Array, own: Array, theirs: Array) -> Array:
-        may = own[:, :, None] == theirs[:, None, :]
-        return weighted(q, k, v, may, how)
-
-    return over_mesh(run, layout, (q, k, v), (own, theirs))

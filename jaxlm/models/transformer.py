@@ -70,7 +70,7 @@ class Shared(NamedTuple):
     turns: Any
     """Rotations of far-seeing layers and of those with a window, or None."""
     bias: Array | None
-    """What is added to scores, float32 [N, L, keys]."""
+    """What is added to scores by distance, float32 [N, D] (scores.spread)."""
     source: Source | None
     keys: Array | None
     """A key per row [B]; None: no dropout."""
@@ -180,9 +180,8 @@ class Stack(nn.Module):
             turn = partial(rotary, positions, spec.head_dim, max_length=spec.max_length)
             turns = turn(spec.rope), turn(spec.rope.local)
         if spec.positions == "relative":
-            start, size = (cache.start[0], cache.keys.shape[2]) if cache else (0, x.shape[1])
-            places = start + jnp.arange(x.shape[1])
-            bias = Relative(spec, self.causal, self.layout, name="relative")(places, size)
+            length = cache.keys.shape[2] if cache else x.shape[1]
+            bias = Relative(spec, self.causal, self.layout, name="relative")(length)
         if spec.remat != "none":
             block = nn.remat(Block, policy=REMAT[spec.remat], prevent_cse=False)
         shared = Shared(segments, turns, bias, source, keys)

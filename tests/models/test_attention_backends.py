@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
 from jaxlm.core.errors import ConfigError
-from jaxlm.models import attention
-from jaxlm.models.attention import BACKENDS
+from jaxlm.models import backends
+from jaxlm.models.backends import BACKENDS
 from jaxlm.models.flash import _spans
 from jaxlm.models.gpu import spans
 from jaxlm.models.scores import Scores
@@ -103,14 +103,14 @@ def test_every_way_to_score_is_the_same_in_every_backend(backend, segments, how)
 
 
 def test_blocks_outside_the_window_are_not_computed():
-    start, count, size, cols = _spans(2048, Scores(1.0, window=128))[-1]
+    start, count, size, cols = _spans(2048, 2048, Scores(1.0, window=128))[-1]
     assert (start, count, size, cols.start, cols.stop) == (1920, 1, 128, 1793, 2048)
 
 
 @given(st.integers(1, 6000), st.sampled_from([Scores(1.0), Scores(1.0, window=300)]))
 @settings(deadline=None)
 def test_spans_hold_every_query_once_and_all_that_it_sees(length, how):
-    at, spans = 0, _spans(length, how)
+    at, spans = 0, _spans(length, length, how)
     for start, count, size, cols in spans:
         assert start == at and size <= 128
         at = start + count * size
@@ -163,7 +163,7 @@ def test_splash_is_attention_too(monkeypatch, segments, how):
 def test_a_mesh_changes_nothing(segments, heads):
     rows, (q, k, v, dy) = SEGMENTS[segments](2, 16), inputs(16, jnp.float32, *heads)
     run = [
-        values_and_gradients(partial(attention.attention, layout=at), *(q, k, v, dy, rows))
+        values_and_gradients(partial(backends.attention, layout=at), *(q, k, v, dy, rows))
         for at in (networks.layout(), networks.layout(fsdp=2, tensor=4))
     ]
     for x, y in zip(*run, strict=True):
@@ -205,11 +205,11 @@ def test_spans_are_the_runs_of_a_row(rows, most):
 )
 def test_auto_takes_the_fastest_that_is_exact(where, dtype, size, length, chosen):
     plain = Scores(size**-0.5)
-    assert attention.choose("auto", where, jnp.dtype(dtype), size, length, plain) == chosen
+    assert backends.choose("auto", where, jnp.dtype(dtype), size, length, plain) == chosen
 
 
 def test_auto_takes_no_kernel_that_cannot_cap_scores():
-    chosen = attention.choose("auto", "gpu", jnp.bfloat16, 64, 1024, Scores(1.0, cap=50.0))
+    chosen = backends.choose("auto", "gpu", jnp.bfloat16, 64, 1024, Scores(1.0, cap=50.0))
     assert chosen == "chunked"
 
 
@@ -217,7 +217,7 @@ def test_auto_takes_no_kernel_that_cannot_cap_scores():
 def test_a_kernel_that_cannot_run_here_is_refused(backend):
     line = f"^model.attention: {backend} cannot run bfloat16 heads of 128 .* on cpu; use auto$"
     with pytest.raises(ConfigError, match=line):
-        attention.choose(backend, "cpu", jnp.bfloat16, 128, 1024, Scores(1.0))
+        backends.choose(backend, "cpu", jnp.bfloat16, 128, 1024, Scores(1.0))
 
 
 @pytest.mark.parametrize("backend", ["cudnn", "splash"])

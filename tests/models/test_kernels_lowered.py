@@ -9,7 +9,7 @@ import networks
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as fused
 
-from jaxlm.models import attention, gpu
+from jaxlm.models import backends, gpu
 from jaxlm.models.flash import chunked
 from jaxlm.models.scores import Scores
 from jaxlm.models.transformer import make_forward
@@ -25,7 +25,7 @@ def hopper(monkeypatch):
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91300)
     monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(fused, "is_cuda_compute_capability_equal", lambda _: False)
-    monkeypatch.setattr(attention, "choose", lambda asked, *_: asked.replace("auto", "cudnn"))
+    monkeypatch.setattr(backends, "choose", lambda asked, *_: asked.replace("auto", "cudnn"))
     monkeypatch.setattr(gpu, "packed_works", lambda: True)
 
 
@@ -62,7 +62,7 @@ def test_a_layer_runs_the_fused_kernel_once_forward_and_once_backward(hopper, pa
 def test_on_a_mesh_each_device_runs_the_kernel_on_its_heads(hopper, packed):
     rows = jnp.ones((8, 256), jnp.int32) if packed else None
     at, arrays = networks.layout(data=2, fsdp=2, tensor=2), [(8, *s.shape[1:]) for s in SHAPES]
-    run = partial(attention.attention, segments=rows, layout=at, how=HOW)
+    run = partial(backends.attention, segments=rows, layout=at, how=HOW)
     program = text(run, *(jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in arrays))
     assert calls(program) == (1, 0)
     heads = 2 if packed else 1  # keys of packed rows are repeated
@@ -112,7 +112,7 @@ def test_the_trial_of_the_packed_kernel_sees_what_is_wrong():
 @pytest.mark.parametrize(("remat", "kernels"), [("none", 3), ("products", 3), ("full", 4)])
 def test_a_layer_runs_splash_once_forward_and_twice_backward(monkeypatch, packed, remat, kernels):
     """One kernel for the gradient of the queries, one for that of keys and values."""
-    monkeypatch.setattr(attention, "choose", lambda asked, *_: asked.replace("auto", "splash"))
+    monkeypatch.setattr(backends, "choose", lambda asked, *_: asked.replace("auto", "splash"))
     spec = networks.spec(heads=2, kv_heads=1, head_dim=128, remat=remat)
     forward = make_forward(spec, networks.layout(), jnp.bfloat16)
     batch = networks.batch(length=128)

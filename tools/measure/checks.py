@@ -13,8 +13,8 @@ import numpy as np
 from jaxlm.core import tree
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.models import gpu, lora, quantize
-from jaxlm.models.attention import BACKENDS
 from jaxlm.models.axes import AXES
+from jaxlm.models.backends import BACKENDS
 from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_params, make_forward

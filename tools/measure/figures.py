@@ -15,8 +15,8 @@ import numpy as np
 from jaxlm.core import tree
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.models.attention import BACKENDS, choose
 from jaxlm.models.axes import AXES
+from jaxlm.models.backends import BACKENDS, choose
 from jaxlm.models.heads import logits
 from jaxlm.models.scores import Scores
 from jaxlm.models.spec import ModelSpec
