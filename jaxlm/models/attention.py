@@ -36,6 +36,7 @@ class Attention(nn.Module):
         cache: KeyValues | None,
         near: Any,
         keys: Array | None = None,
+        prefix: Array | None = None,
     ) -> tuple[Array, KeyValues | None]:
         """near: whether this layer has the spec's window, bool or bool []; others as in Shared."""
         spec = self.spec
@@ -46,10 +47,11 @@ class Attention(nn.Module):
             q, k = rotate(q, turn), rotate(k, turn)
         how = Scores(query_scale(spec), self.causal, spec.window.size, spec.scale.scores_cap)
         if cache is None:
-            y = self._attend((q, k, v), segments, bias, how, near)
+            y = self._attend((q, k, v), segments, bias, how, near, prefix)
         else:
             cache = write_cache(cache, k, v)
-            y = attend_cached(q, cache, segments, how, windowed=near, bias=bias)
+            more = {"windowed": near, "bias": bias, "prefix": spec.prefix}
+            y = attend_cached(q, cache, segments, how, **more)
         return projected(spec, self.dtype, "o")(y, keys), cache
 
     def _normalized(self, x: Array, name: str) -> Array:
@@ -63,8 +65,10 @@ class Attention(nn.Module):
         bias: Array | None,
         how: Scores,
         near: Any,
+        prefix: Array | None,
     ) -> Array:
-        attend = partial(attention, layout=self.layout, backend=self.spec.attention, bias=bias)
+        more = {"bias": bias, "prefix": prefix, "backend": self.spec.attention}
+        attend = partial(attention, layout=self.layout, **more)
         if isinstance(near, bool):
             how = how if near else how._replace(window=0)
             return attend(*heads, segments, how=how)

@@ -63,17 +63,19 @@ def attention(
     backend: str = "auto",
     bias: Array | None = None,
     source: Array | None = None,
+    prefix: Array | None = None,
 ) -> Array:
     """Attention within segments: q [B, L, N, H], k and v [B, S, K, H], segments [B, L] int32.
 
     Segments None: each row is one. bias: added to scores by distance, float32 [N, D] (see
     `spread`). source: segments of the keys, int32 [B, S], where they are another sequence's than
-    the queries'. No kernel has these: they take `chunked`, or `full` when asked for. Returns
-    [B, L, N, H] in q's type. Fewer kv heads than shards of the heads are repeated.
+    the queries'. prefix: true at the first positions of each segment that all of it sees, [B, L].
+    No kernel has these: they take `chunked`, or `full` when asked for. Returns [B, L, N, H] in q's
+    type. Fewer kv heads than shards of the heads are repeated.
     """
     if how.window >= q.shape[1]:
         how = how._replace(window=0)
-    more = {name: x for name, x in (("source", source),) if x is not None}
+    more = {name: x for name, x in (("source", source), ("prefix", prefix)) if x is not None}
     if more or bias is not None:
         chosen = "full" if backend == "full" else "chunked"
     else:

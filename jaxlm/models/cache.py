@@ -94,17 +94,19 @@ def attend_cached(
     *,
     windowed: Array | bool,
     bias: Array | None = None,
+    prefix: bool = False,
 ) -> Array:
     """q [B, L, N, H], the last L positions written, over everything before and themselves.
 
     segments: [B, L], 0 for padding, which looks at every written column, so that it has no empty
     row; None: no padding. windowed: whether this layer has the window of `how`. bias: added to
-    scores by distance, float32 [N, 2 x S - 1].
+    scores by distance, float32 [N, 2 x S - 1]. prefix: what is written first sees all of itself.
     """
     length, size = q.shape[1], cache.keys.shape[1]
     at, columns = cache.start - length + jnp.arange(length), jnp.arange(size)
-    before = (columns[None] <= at[:, None])[None]
-    near = how.near(at, columns) | ~jnp.asarray(windowed)
+    places = jnp.where(cache.start == length, 0, columns) if prefix else columns
+    before = (places[None] <= at[:, None])[None]
+    near = how.near(at, places) | ~jnp.asarray(windowed)
     may = before & near[None] & cache.may[:, None, :]
     if segments is not None:
         may |= before & (segments == 0)[:, :, None]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxlm.models.scores import NEVER, Scores, spread
+from jaxlm.models.scores import NEVER, Scores, places, spread
 
 CACHED_BYTES = 2**18
 """Scores of one block per core of a CPU: what its second-level cache holds beside the operands."""
@@ -30,11 +30,13 @@ def chunked(
     *,
     bias: Array | None = None,
     source: Array | None = None,
+    prefix: Array | None = None,
 ) -> Array:
     """q [B, L, N, H]; k, v [B, S, K, H]; segments [B, L], None: each row is one.
 
     bias [N, D] float32: added to scores, by distance (scores.spread). source [B, S]: the segments
-    of keys that are another sequence's. Returns [B, L, N, H] in q's type.
+    of keys that are another sequence's. prefix [B, L]: true where all of the segment look. Returns
+    [B, L, N, H] in q's type.
     """
     batch, length, heads, size = q.shape
     kv_heads = k.shape[2]
@@ -43,12 +45,15 @@ def chunked(
     q = q.reshape(batch, length, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     q, k, v = (x.reshape(batch * kv_heads, *x.shape[2:]) for x in (q, k, v))
-    own, theirs = (
-        jnp.repeat(x, kv_heads, axis=0) for x in (segments, segments if source is None else source)
+    row = _Row(
+        segments,
+        segments if source is None else source,
+        None if prefix is None else places(prefix, length),
     )
+    row = jax.tree.map(lambda x: jnp.repeat(x, kv_heads, axis=0), row)
     if bias is not None:
         bias = jnp.tile(bias.reshape(kv_heads, -1, bias.shape[1]), (batch, 1, 1))
-    y: Any = _flash(q, k, v, bias, _Row(own, theirs), how)
+    y: Any = _flash(q, k, v, bias, row, how)
     y = y.reshape(batch, kv_heads, -1, length, size).transpose(0, 3, 1, 2, 4)
     return y.reshape(batch, length, heads, size)
 
@@ -60,6 +65,13 @@ class _Row(NamedTuple):
     """Segments of queries [..., L]."""
     theirs: Array
     """Segments of keys [..., S]."""
+    places: Array | None
+    """Where keys stand [..., S], if not each at its own place (scores.places)."""
+
+    def spans(self, how: Scores) -> "list[_Span]":
+        """The blocks of queries, with keys after them only where some are seen from before."""
+        how = how if self.places is None else how._replace(causal=False)
+        return _spans(self.own.shape[0], self.theirs.shape[0], how)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -106,8 +118,7 @@ def _attend(how: Scores, head: tuple[Any, ...]) -> tuple[Array, Array]:
         return none, (y.astype(q.dtype), top + jnp.log(total))
 
     rows = q, jnp.arange(q.shape[1])[None], row.own[None]
-    spans = _spans(q.shape[1], k.shape[0], how)
-    found = [span.over(partial(block, span.cols), None, *rows)[1] for span in spans]
+    found = [span.over(partial(block, span.cols), None, *rows)[1] for span in row.spans(how)]
     y, lse = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
     return y, lse
 
@@ -137,7 +148,7 @@ def _gradients(how: Scores, head: tuple[Any, ...]) -> tuple[Array, Array, Array,
     zeros = jnp.zeros(k.shape[::-1], jnp.float32)
     carry, dqs = (zeros, zeros, None if bias is None else jnp.zeros_like(bias)), []
     rows = q, dy, lse, delta, jnp.arange(q.shape[1])[None], row.own[None]
-    for span in _spans(q.shape[1], k.shape[0], how):
+    for span in row.spans(how):
         carry, dq = span.over(partial(block, span.cols), carry, *rows)
         dqs.append(dq)
     dk, dv, dbias = carry
@@ -154,7 +165,8 @@ def _product(axes: str, a: Array, b: Array) -> Array:
 def _seen(at: Array, own: Array, row: _Row, cols: slice, how: Scores) -> Array:
     """Which pairs of queries at `at` [l], in segments `own` [l], and keys may look, bool [l, s]."""
     same = own[:, None] == row.theirs[cols][None]
-    return same & how.near(at, jnp.arange(cols.start, cols.stop))
+    keys = jnp.arange(cols.start, cols.stop) if row.places is None else row.places[cols]
+    return same & how.near(at, keys)
 
 
 def _scores(

@@ -1,5 +1,6 @@
 """Attention as it is defined: which pairs of positions have a score, and what scores are."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,10 @@ class Scores(NamedTuple):
         return self.cap * share, 1 - share * share
 
     def near(self, queries: Array, keys: Array) -> Array:
-        """Which pairs may look at all, bool [L, S], of positions [L] and [S] in the row."""
+        """Which pairs may look at all, bool [L, S], of positions [L] and [S] in the row.
+
+        Of keys that are a prompt's, which all of their segment see, see `places`.
+        """
         apart = queries[:, None] - keys[None, :]
         may = apart >= 0 if self.causal else jnp.ones(apart.shape, bool)
         return may & (jnp.abs(apart) < self.window) if self.window else may
@@ -41,6 +45,15 @@ class Scores(NamedTuple):
         first = max(0, start - self.window + 1) if self.window else 0
         last = end if self.causal else min(length, end + self.window - 1)
         return slice(first, last if self.causal or self.window else length)
+
+
+def places(prefix: Array | None, count: int) -> Array:
+    """Positions of keys as queries see them, int32 [count] or like prefix [..., count].
+
+    Where prefix is true a key stands at the beginning: nobody in its segment comes before it.
+    """
+    at = jnp.arange(count)
+    return at if prefix is None else jnp.where(prefix, 0, at)
 
 
 def spread(bias: Array, start: Array | int, count: int, keys: slice) -> Array:
@@ -87,14 +100,16 @@ def full(
     *,
     bias: Array | None = None,
     source: Array | None = None,
+    prefix: Array | None = None,
 ) -> Array:
     """The reference of every backend: q [B, L, N, H], k and v [B, S, K, H], segments [B, L].
 
     Segments None: each row is one. bias [N, D]: added to scores, by distance. source [B, S]: the
-    segments of keys that are another sequence's. Returns [B, L, N, H].
+    segments of keys that are another sequence's. prefix [B, L]: true where all of the segment look.
+    Returns [B, L, N, H].
     """
-    queries, keys = jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
-    may = how.near(queries, keys)[None]
+    near = partial(how.near, jnp.arange(q.shape[1]))
+    may = jax.vmap(near)(jnp.atleast_2d(places(prefix, k.shape[1])))
     if segments is not None:
         theirs = segments if source is None else source
         may &= segments[:, :, None] == theirs[:, None, :]

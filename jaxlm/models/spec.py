@@ -185,6 +185,9 @@ class ModelSpec(Section):
     structure: Literal["decoder", "encoder", "encoder-decoder"] = "decoder"
     """What attends to what (Raffel et al. 2020, figure 4): each position to those before it, to
     all, or those of a target to those before them and to all of its source."""
+    prefix: bool = False
+    """A decoder's prompt sees all of itself, what comes after it what is before (ibid., prefix LM):
+    in training where a batch says what its prompts are, in generation always."""
     vocab: Annotated[int, Field(ge=0, lt=2**26)] = 0
     """Number of token ids; 0 is the tokenizer's."""
     layers: Width = 4
@@ -290,6 +293,10 @@ class ModelSpec(Section):
             raise ValueError(
                 "encoder.* is of an encoder-decoder; leave it out or use structure=encoder-decoder"
             )
+        if f["prefix"] and (
+            f["structure"] != "decoder" or f["window"].size or f["rope"].scaling == "longrope"
+        ):
+            raise ValueError("prefix is of a decoder without window and longrope; use false")
         if f["head"].norm and f["head"].transform == "none":
             raise ValueError("head.norm is of the transform; name one in head.transform")
         if f["head"].pool != "none" and not f["head"].labels:

@@ -46,7 +46,8 @@ class Forward(NamedTuple):
     """The network as pure functions. Keys is a key per row [B], or None: no dropout.
 
     A batch has tokens and positions and, when rows are packed, segments, int32 [B, L]; types [B, L]
-    where the model has token types; of an encoder-decoder these are the target's, and the source's
+    where the model has token types; prefix [B, L], true where a segment's prompt is, which a model
+    of `prefix` reads and no other; of an encoder-decoder these are the target's, and the source's
     are source, source_positions and, when packed or padded, source_segments [B, S].
     """
 
@@ -67,6 +68,8 @@ class Shared(NamedTuple):
 
     segments: Array | None
     """[B, L] int32; None: each row is one."""
+    prefix: Array | None
+    """[B, L], true where all of the segment look; None: nowhere."""
     turns: Any
     """Rotations of far-seeing layers and of those with a window, or None."""
     bias: Array | None
@@ -95,7 +98,8 @@ class Block(nn.Module):
         attend = Attention(spec, self.layout, self.dtype, self.causal, name="attn")
         read, keys = x, layer_keys(shared.keys, layer)
         x = self._first(x, layer)
-        y, cache = attend(x, shared.segments, turn, shared.bias, cache, near, keys)
+        bias, prefix = shared.bias, shared.prefix
+        y, cache = attend(x, shared.segments, turn, bias, cache, near, keys, prefix)
         x = self._residual(read, y, "attn", shared.keys, site + 1)
         if shared.source is not None:
             across = SourceAttention(spec, self.layout, self.dtype, name="cross")
@@ -170,6 +174,7 @@ class Stack(nn.Module):
         segments: Array | None,
         keys: Array | None,
         *,
+        prefix: Array | None = None,
         source: Source | None = None,
         cache: KeyValues | None = None,
     ) -> tuple[Array, KeyValues | None]:
@@ -181,10 +186,11 @@ class Stack(nn.Module):
             turns = turn(spec.rope), turn(spec.rope.local)
         if spec.positions == "relative":
             length = cache.keys.shape[2] if cache else x.shape[1]
-            bias = Relative(spec, self.causal, self.layout, name="relative")(length)
+            ahead = not self.causal or spec.prefix
+            bias = Relative(spec, not ahead, self.layout, name="relative")(length)
         if spec.remat != "none":
             block = nn.remat(Block, policy=REMAT[spec.remat], prevent_cse=False)
-        shared = Shared(segments, turns, bias, source, keys)
+        shared = Shared(segments, prefix, turns, bias, source, keys)
         settings = (spec, self.layout, self.dtype, self.causal, self.site)
         x, cache = scan(self, block, settings, x, shared, cache)
         return x if spec.norm.place == "sum" else Normalize(spec.norm, name="final_norm")(x), cache
@@ -228,7 +234,9 @@ class Transformer(nn.Module):
         causal = spec.structure != "encoder"
         name = "decoder" if causal else "encoder"
         stack = Stack(spec, self.layout, self.dtype, causal, name=name)
-        return stack(x, batch["positions"], batch.get("segments"), keys, source=source, cache=cache)
+        rows, prefix = batch.get("segments"), batch.get("prefix") if spec.prefix else None
+        more = {"prefix": prefix, "source": source, "cache": cache}
+        return stack(x, batch["positions"], rows, keys, **more)
 
     def _source(self, table: "Table", batch: Batch, keys: Array | None) -> Source:
         """The encoder's output, or nothing where the cache has what is needed of it."""
