@@ -7,9 +7,10 @@ other one in use (attention counted whole) reads 7 to 12 % higher at 8k tokens.
 import re
 
 FORMULA = (
-    "6N + 6 x layers x length x heads x head_dim per token, forward and backward: N = parameters "
+    "6N + 12 x layers x keys x heads x head_dim per token, forward and backward: N = parameters "
     "that multiply (head in, embedding lookup out; frozen ones count 4, not 6, 2 below all that "
-    "trains, where attention is forward alone), attention's causal half, recomputation not counted"
+    "trains, where attention is forward alone), keys = half the length where attention is causal, "
+    "else all, recomputation not counted; of an encoder-decoder the mean of source and target"
 )
 
 _TERA = 1e12
@@ -51,21 +52,21 @@ def flops_per_token(
     *,
     trained: int,
     frozen: int,
-    layers: int,
-    length: int,
+    seen: float,
     heads: int,
     head_dim: int,
     below: int = 0,
-    layers_below: int = 0,
+    seen_below: float = 0,
 ) -> int:
-    """Model FLOPs per token of one update, by FORMULA (Chowdhery et al. 2022, appendix B, causal).
+    """Model FLOPs per token of one update, by FORMULA (Chowdhery et al. 2022, appendix B).
 
     trained, frozen: parameters that multiply. The embedding's lookup does not; a tied embedding
     counts once, as the head. A frozen one costs no gradient of its own: 2 forward, 2 to the input.
-    below: those, in `layers_below` of the layers, that no gradient comes down to: forward alone.
+    seen: keys that a token looks at, over all layers. below, seen_below: those of them that no
+    gradient comes down to: forward alone.
     """
-    passes = 3 * layers - 2 * layers_below
-    return 6 * trained + 4 * frozen + 2 * below + 2 * passes * length * heads * head_dim
+    attention = 4 * (3 * seen - 2 * seen_below) * heads * head_dim
+    return 6 * trained + 4 * frozen + 2 * below + round(attention)
 
 
 def peak_flops(device_kind: str) -> float | None:

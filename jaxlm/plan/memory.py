@@ -46,6 +46,7 @@ class Step:
     """Filled (ModelSpec.filled)."""
     batch: int
     length: int
+    """Of an encoder-decoder that of the target, and of the source too."""
     microbatches: int
     data: int
     """Devices along the mesh's axis `data`."""
@@ -202,21 +203,30 @@ def _rows(step: Step) -> int:
 def _activations(step: Step) -> int:
     """What the backward pass keeps of every block, and all that one block computes.
 
-    The counts were read off XLA's allocations for the block as it is written in models/.
+    The counts were read off XLA's allocations for the blocks as they are written in models/. What
+    one block computes is there once: while an encoder runs back, the decoder's is gone.
     """
-    spec, rows = step.spec, _rows(step)
+    spec, itemsize = step.spec, jnp.dtype(step.compute_dtype).itemsize
+    pair = spec.structure == "encoder-decoder"
+    kept, at_once = _block(step, cross=pair)
+    per_token = spec.layers * kept + at_once
+    if pair:  # and the source itself, with its gradient, for all layers of the target
+        per_token += spec.encoder.layers * _block(step, cross=False)[0] + 2 * spec.embed * itemsize
+    return _rows(step) * step.length * per_token
+
+
+def _block(step: Step, *, cross: bool) -> tuple[int, int]:
+    """Bytes of one block per token: what is kept of it, and all that it computes."""
+    spec, itemsize = step.spec, jnp.dtype(step.compute_dtype).itemsize
     embed, mlp = spec.embed, spec.mlp * (spec.experts.chosen if spec.experts.count else 1)
-    heads = spec.heads * spec.head_dim
-    keys = (spec.kv_heads) * spec.head_dim
-    wide = 2 if spec.gated else 1
-    products = 3 * embed + 2 * heads + 2 * keys + wide * mlp
-    everything = products + 10 * embed + (wide + 1) * mlp
-    scores = 2 * spec.heads * step.length * 4 if spec.attention == "full" else 0
+    heads, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    wide, looks = 2 if spec.gated else 1, 2 if cross else 1
+    products = (2 + looks) * embed + looks * 2 * (heads + keys) + wide * mlp
+    everything = products + (6 + 4 * looks) * embed + (wide + 1) * mlp
+    scores = looks * 2 * spec.heads * step.length * 4 if spec.attention == "full" else 0
     kept = {"full": embed, "products": products, "none": everything}[spec.remat]
-    itemsize = jnp.dtype(step.compute_dtype).itemsize
     per_layer = kept * itemsize + (scores if spec.remat == "none" else 0)
-    per_token = spec.layers * per_layer + everything * itemsize + scores
-    return rows * step.length * per_token
+    return per_layer, everything * itemsize + scores
 
 
 def _loss(step: Step) -> int:

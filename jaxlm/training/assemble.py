@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import distributed, parts, tree
+from jaxlm.core import distributed, tree
 from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
@@ -24,11 +21,9 @@ from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
 from jaxlm.models.axes import AXES
-from jaxlm.models.quantize import numbers, total
 from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
-from jaxlm.observe import flops
 from jaxlm.observe.progress import Progress
 from jaxlm.text import chat
 from jaxlm.text import tokenizer as tokenizers
@@ -36,14 +31,12 @@ from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import gauges, optim, reading, receipt
 from jaxlm.training.evaluate import Gauge
+from jaxlm.training.facts import facts
 from jaxlm.training.gauges import Texts
 from jaxlm.training.objective import check_base, check_fits, make_objective
 from jaxlm.training.resume import identity, steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
-
-EXPERT = re.compile(r"experts/(gate|up|down)/")
-"""Names of kernels of which a token multiplies its chosen share alone."""
 
 Step = Callable[[TrainState, dict[str, Any], Any], tuple[TrainState, dict[str, Any]]]
 
@@ -246,38 +239,3 @@ def check_same(config: RunConfig, tokenizer: Tokenizer, data: Dataset, texts: Te
                 f"has another {' and '.join(differing)} than process 0; give every process the "
                 "same command, files and versions",
             )
-
-
-def facts(live: Params, frozen: Params, spec: ModelSpec, length: int) -> dict[str, Any]:
-    """What the record, the report and the MFU need to know of the model."""
-
-    def multiplying(params: Params) -> int:
-        share = spec.experts.chosen / max(spec.experts.count, 1)
-        return sum(
-            round(numbers(name, leaf) * share) if EXPERT.search(name) else numbers(name, leaf)
-            for name, leaf in tree.flatten(params).items()
-            if name.endswith(("kernel", "kernel_int8", "kernel_nf4", "lora_a", "lora_b"))
-            or (name == "embed/embedding" and spec.tied)
-        )
-
-    first = min(map(parts.depth_of, tree.flatten(live)))
-    names = frozenset(name for name in tree.flatten(frozen) if 0 < parts.depth_of(name) < first)
-    below, passed = tree.partition(frozen, names)
-    stacks = {n.partition("blocks/")[0]: leaf.shape[0] for n, leaf in tree.flatten(below).items()}
-    per_token = flops.flops_per_token(
-        trained=multiplying(live),
-        frozen=multiplying(passed),
-        below=multiplying(below),
-        layers=spec.layers,
-        layers_below=sum(stacks.values()),
-        length=length,
-        heads=spec.heads,
-        head_dim=spec.head_dim,
-    )
-    return {
-        "parameters": total(live) + total(frozen),
-        "trained": total(live),
-        "flops_per_token": per_token,
-        "flops_formula": flops.FORMULA,
-        "peak_flops": flops.peak_flops(jax.devices()[0].device_kind),
-    }

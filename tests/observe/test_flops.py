@@ -6,15 +6,15 @@ from jaxlm.observe.flops import PEAKS, flops_per_token, mfu, peak_flops
 
 
 def test_frozen_parameters_cost_no_gradient_of_their_own():
-    shape = {"layers": 0, "length": 1, "heads": 1, "head_dim": 1}
+    shape = {"seen": 0, "heads": 1, "head_dim": 1}
     assert flops_per_token(trained=10, frozen=0, **shape) == 60
     assert flops_per_token(trained=0, frozen=10, **shape) == 40
     assert flops_per_token(trained=0, frozen=0, below=10, **shape) == 20
 
 
 def test_layers_that_no_gradient_comes_down_to_are_computed_once():
-    shape = {"trained": 0, "frozen": 0, "length": 8, "heads": 2, "head_dim": 4}
-    whole, below = (flops_per_token(layers=3, layers_below=n, **shape) for n in (0, 3))
+    shape = {"trained": 0, "frozen": 0, "heads": 2, "head_dim": 4}
+    whole, below = (flops_per_token(seen=24, seen_below=n, **shape) for n in (0, 24))
     assert whole == 3 * below
 
 
@@ -22,9 +22,8 @@ def test_attention_is_the_causal_half_of_its_two_products():
     layers, length, heads, head_dim = 2, 8, 3, 4
     per_pair = 2 * 2 * heads * head_dim  # scores and values, a multiplication and an addition each
     forward_and_backward = 3 * layers * length**2 / 2 * per_pair
-    found = flops_per_token(
-        trained=0, frozen=0, layers=layers, length=length, heads=heads, head_dim=head_dim
-    )
+    seen = layers * length / 2
+    found = flops_per_token(trained=0, frozen=0, seen=seen, heads=heads, head_dim=head_dim)
     assert found * length == forward_and_backward
 
 

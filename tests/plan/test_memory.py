@@ -18,7 +18,8 @@ from jaxlm.objectives.lm import language_model
 from jaxlm.plan.memory import Step, Use, estimate, is_out_of_memory, memory_table, overrides
 from jaxlm.training.step import TrainState, train_step
 
-SPEC = ModelSpec(layers=4, embed=128, heads=4, kv_heads=2).filled(vocab=1024, max_length=256)
+SHAPE = {"layers": 4, "embed": 128, "heads": 4, "kv_heads": 2}
+SPEC = ModelSpec(**SHAPE).filled(vocab=1024, max_length=256)
 STEP = Step(SPEC, 8, 256, 1, data=1, fsdp=1, compute_dtype=jnp.float32, chunk_bytes=2**26)
 USE = Use(parameters=40, gradients=40, optimizer=80, activations=600, loss=40)
 CHOICES = {
@@ -43,7 +44,9 @@ def shapes(spec):
 def compiled_step(step):
     layout, params, tx, opt_state = shapes(step.spec)
     whole = jax.ShapeDtypeStruct((step.batch, step.length), jnp.int32)
-    names = ("tokens", "targets", "segments", "positions")
+    names = ["tokens", "targets", "segments", "positions"]
+    if step.spec.structure == "encoder-decoder":
+        names += ["source", "source_segments", "source_positions"]
     weights = jax.ShapeDtypeStruct(whole.shape, jnp.float32)
     batch = {**dict.fromkeys(names, whole), "weights": weights}
     one = partial(
@@ -93,9 +96,10 @@ def test_an_ordinary_error_that_speaks_of_memory_is_not_meant():
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
+@pytest.mark.parametrize("structure", ["decoder", "encoder", "encoder-decoder"])
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_the_estimate_is_near_what_xla_allocates(remat):
-    spec = SPEC.model_copy(update={"remat": remat})
+def test_the_estimate_is_near_what_xla_allocates(remat, structure):
+    spec = ModelSpec(**SHAPE, remat=remat, structure=structure).filled(vocab=1024, max_length=256)
     step = replace(STEP, spec=spec, batch=32, length=64, microbatches=2)
     compiled, params, opt_state = compiled_step(step)
     use = estimate(step, params, opt_state, frozenset(flatten(params)))

@@ -20,7 +20,7 @@ from jaxlm.models.transformer import init_params, make_forward
 from jaxlm.objectives.lm import language_model
 from jaxlm.observe import memory
 from jaxlm.training import optim
-from jaxlm.training.assemble import facts
+from jaxlm.training.facts import facts
 from jaxlm.training.step import TrainState, compile_step, train_step
 from measure.pipe import Answer, serve
 from measure.tokens import batch as make_batch
