@@ -80,10 +80,10 @@ class Masked:
         if self.how.rows not in ("padded", "pairs"):
             return {}
         longest = max(map(self._room, index.tolist()))
-        names = ("tokens", "segments", "positions", "types")
-        return dict.fromkeys(names, longest) | dict.fromkeys(
-            ("at", "targets", "weights"), self._places(longest)
-        )
+        most = {"at": self._places(longest)}
+        most["targets"] = most["weights"] = most["at"]
+        most["tokens"] = most["segments"] = most["positions"] = most["types"] = longest
+        return most
 
     def take(self, index: np.ndarray, drawn: np.ndarray) -> Batch:
         """The rows `index` [B], masked with the noise of `drawn` [B].

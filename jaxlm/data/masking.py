@@ -29,9 +29,9 @@ def masked(
     """(columns int64 [m] in order, ids [n] with what stands there instead) of a row of ids [n].
 
     may: bool [n], false for special tokens, which no unit crosses. starts: bool [n], where words
-    begin. m is `rate` of those that may, at least one where there is any; with words it is less
-    where none fits in. `hidden` of what is chosen becomes `mask`, `random` one of `others`; in
-    spans all of one alike.
+    begin. m is `rate` of those that may, at least one where there is any; with words and spans it
+    is less where no word fits in. `hidden` of what is chosen becomes `mask`, `random` one of
+    `others`; in spans all of one alike.
     """
     places = np.flatnonzero(may)
     if not places.size:
@@ -64,38 +64,47 @@ def _whole(
     word: np.ndarray, budget: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """(indices into `word` [n], a number of each by itself): words in random order that fit in."""
-    names, first, sizes = np.unique(word, return_index=True, return_counts=True)
+    _, first, sizes = np.unique(word, return_index=True, return_counts=True)
+    firsts, lengths, left = first.tolist(), sizes.tolist(), budget
     found: list[int] = []
-    for each in rng.permutation(names.size).tolist():
-        if len(found) + sizes[each] <= budget:
-            found += range(first[each], first[each] + sizes[each])
-        if len(found) == budget:
-            break
-    if not found:  # no word is short enough
-        found = list(range(first[0], first[0] + budget))
-    return np.array(found), np.arange(len(found))
+    for each in rng.permutation(len(firsts)).tolist():
+        if lengths[each] <= left:
+            found += range(firsts[each], firsts[each] + lengths[each])
+            left -= lengths[each]
+            if not left:
+                break
+    chosen = np.array(found) if found else _part(first, budget, rng)
+    return chosen, np.arange(chosen.size)
 
 
 def _spans(
     word: np.ndarray, budget: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(indices into `word` [n], the number of the span of each); the last span may be cut."""
+    """(indices into `word` [n], the number of the span of each): spans from words in random order,
+    each shorter where it meets another, what no unit crosses, or the budget.
+    """
     names, first = np.unique(word, return_index=True)
-    ends = np.append(first[1:], word.size)
-    span = np.full(word.size, -1)
+    edges, name = np.append(first, word.size).tolist(), names.tolist()
+    lengths = (1 + np.searchsorted(SPANS, rng.random(len(name)))).tolist()
+    span, taken = np.full(word.size, -1), [False] * len(name)
     left, count = budget, 0
-    while left:
-        length = 1 + int(np.searchsorted(SPANS, rng.random()))
-        start = int(rng.random() * names.size)
-        if span[first[start]] >= 0:
-            continue
-        last = start
-        while last - start + 1 < length and last + 1 < names.size:
-            if names[last + 1] != names[last] + 1 or span[first[last + 1]] >= 0:
+    for each, start in enumerate(rng.permutation(len(name)).tolist()):
+        end = start
+        while end < min(start + lengths[each], len(name)) and not taken[end]:
+            if name[end] - name[start] != end - start or edges[end + 1] - edges[start] > left:
                 break
-            last += 1
-        some = slice(first[start], min(ends[last], first[start] + left))
-        span[some] = count
-        left, count = left - (some.stop - some.start), count + 1
-    chosen = np.flatnonzero(span >= 0)
-    return chosen, span[chosen]
+            taken[end] = True
+            end += 1
+        if end > start:
+            span[edges[start] : edges[end]] = count
+            left, count = left - (edges[end] - edges[start]), count + 1
+            if not left:
+                break
+    chosen = np.flatnonzero(span >= 0) if count else _part(first, budget, rng)
+    return chosen, np.maximum(span[chosen], 0)
+
+
+def _part(first: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """The start of some word, where every word is longer than the budget."""
+    start = first[int(rng.random() * first.size)]
+    return np.arange(start, start + budget)

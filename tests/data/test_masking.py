@@ -53,7 +53,7 @@ def masked(seed, unit="token", rate=0.15, hidden=0.8, random=0.1, length=LENGTH)
 def test_so_many_are_masked_and_none_that_may_not_be(seed, unit, rate, length):
     ids, may, _, at, found = masked(seed, unit, rate, length=length)
     wanted = max(1, round(rate * may.sum())) if may.any() else 0
-    assert at.size == wanted if unit != "word" else min(1, wanted) <= at.size <= wanted
+    assert at.size == wanted if unit == "token" else min(1, wanted) <= at.size <= wanted
     assert may[at].all() and (np.diff(at) > 0).all()
     untouched = np.setdiff1d(np.arange(length), at)
     assert (found[untouched] == ids[untouched]).all()
@@ -81,14 +81,41 @@ def test_every_token_is_as_likely_as_another():
     assert abs(share - 0.15).max() < 5 * np.sqrt(0.15 * 0.85 / 2000)
 
 
-def test_a_masked_word_is_masked_whole():
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_a_masked_word_is_masked_whole(unit):
     for seed in range(50):
-        _, may, starts, at, _ = masked(seed, "word")
+        _, may, starts, at, _ = masked(seed, unit)
         begins = starts | ~may | np.append(True, ~may[:-1])
         word = np.cumsum(begins)
         inside = np.isin(np.arange(LENGTH), at)
         for name in np.unique(word[at]):
             assert inside[word == name].all()
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_words_fill_the_budget_but_for_less_than_a_word(unit):
+    """Words of one token are among those left, so nothing is."""
+    for seed in range(50):
+        _, may, _, at, _ = masked(seed, unit)
+        assert at.size == round(0.15 * may.sum())
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_a_word_longer_than_the_budget_is_masked_in_part(unit):
+    ids = np.arange(10, 50, dtype=np.int32)
+    at, _ = masking.masked(
+        ids,
+        generator(1),
+        may=np.ones(40, bool),
+        starts=np.arange(40) % 20 == 0,
+        rate=0.1,
+        hidden=0.8,
+        random=0.1,
+        unit=unit,
+        mask=MASK,
+        others=OTHERS,
+    )
+    assert at.tolist() in ([0, 1, 2, 3], [20, 21, 22, 23])
 
 
 def test_spans_are_geometric_clipped_at_ten_and_of_one_fate():
