@@ -1,4 +1,4 @@
-"""The tokens of Python source with their kinds: labeled words that every machine with Python has."""
+"""Tokens of Python source with their kinds: labeled words that every machine with Python has."""
 
 import tokenize
 from collections.abc import Iterator
