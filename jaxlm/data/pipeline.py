@@ -136,6 +136,11 @@ class Dataset:
         empty = np.zeros(0, np.int64)
         return self.sources[0].take(empty, empty)
 
+    @property
+    def columns(self) -> dict[str, int]:
+        """Of each array of a batch, those of the widest."""
+        return {name: array.shape[1] for name, array in self._none.items()}
+
     def _filler(self, size: int, widths: dict[str, int]) -> Batch:
         """`size` rows with nothing to see and nothing to learn."""
         batch = {}

@@ -121,7 +121,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         keeper=Keeper(config, layout, optimizer, mask, keeping(config, folder, voice)),
         step=step,
         gauges=scored,
-        facts=beginning(config, want, voice) | facts(live, frozen, spec, config.length),
+        facts=beginning(config, want, voice) | facts(live, frozen, spec, data.columns),
     )
 
 

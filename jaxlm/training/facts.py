@@ -1,6 +1,7 @@
 """What the record, the report and the share of the peak need to know of a model."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,13 +20,16 @@ MULTIPLIES = re.compile(r"(kernel|kernel_int8|kernel_nf4|lora_a|lora_b)$")
 
 
 def facts(
-    live: Params, frozen: Params, spec: ModelSpec, length: int, *, source: int = 0, scored: int = 0
+    live: Params, frozen: Params, spec: ModelSpec, columns: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Parameters, FLOPs per token of a row of `length`, and the peak that they are compared with.
+    """Parameters, FLOPs per token of a full row, and the peak that they are compared with.
 
-    live, frozen: what is trained and what is not. source: how long an encoder-decoder's is; 0: as
-    the target. Its tokens count as tokens. scored: positions of a row that the head reads; 0: all.
+    live, frozen: what is trained and what is not. columns: of each array of a batch: `tokens`, what
+    is scored of them, `targets`, where that is not every one, and an encoder-decoder's `source`,
+    where that is not as long; its tokens count as tokens.
     """
+    length = columns["tokens"]
+    source, scored = columns.get("source", 0), columns.get("targets", 0)
     pair = spec.structure == "encoder-decoder"
     share = (source or length) / length  # tokens of the source per token of the target
     names = list(tree.flatten(live))

@@ -48,7 +48,7 @@ def test_flops_are_those_of_the_program(structure):
     params = networks.params(spec)
     every = frozenset(tree.flatten(params))
     live, frozen = tree.partition(params, every)
-    found = facts(live, frozen, spec, LENGTH, source=SOURCE)["flops_per_token"]
+    found = facts(live, frozen, spec, {"tokens": LENGTH, "source": SOURCE})["flops_per_token"]
     # The rest is no product: norms, softmax, rotations.
     assert 0.85 < found / counted(spec, params, every) < 1
 
@@ -58,19 +58,27 @@ def test_a_frozen_encoder_is_forward_alone_unless_a_gradient_goes_through_it(tra
     spec = of("encoder-decoder")
     params = networks.params(spec)
     mask = tree.select(params, (trains,))
-    found = facts(*tree.partition(params, mask), spec, LENGTH, source=SOURCE)["flops_per_token"]
+    found = facts(*tree.partition(params, mask), spec, {"tokens": LENGTH, "source": SOURCE})[
+        "flops_per_token"
+    ]
     assert 0.85 < found / counted(spec, params, mask) < 1.02
 
 
 def test_a_source_is_as_long_as_the_target_if_nothing_is_said():
     spec = of("encoder-decoder")
     params = networks.params(spec)
-    found = [facts(params, {}, spec, LENGTH, source=n)["flops_per_token"] for n in (0, LENGTH)]
+    found = [
+        facts(params, {}, spec, {"tokens": LENGTH, **more})["flops_per_token"]
+        for more in ({}, {"source": LENGTH})
+    ]
     assert found[0] == found[1]
 
 
 def test_a_head_costs_at_the_positions_that_it_reads():
     spec = of("encoder")
     params = networks.params(spec)
-    few, all_ = (facts(params, {}, spec, LENGTH, scored=n)["flops_per_token"] for n in (16, 0))
+    few, all_ = (
+        facts(params, {}, spec, {"tokens": LENGTH, "targets": n})["flops_per_token"]
+        for n in (16, LENGTH)
+    )
     assert all_ - few == 6 * spec.vocab * spec.embed * 0.75
