@@ -101,14 +101,28 @@ def pooled(x: Array, segments: Array | None, how: str) -> Array:
     """
     if how == "none":
         return x
-    real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
+    real = None if segments is None else segments > 0
+    return pooled_segments(x, real, 1, how)[:, 0]
+
+
+def pooled_segments(x: Array, segments: Array | None, count: int, how: str) -> Array:
+    """Hidden states x [B, L, D] of several sequences a row -> one state of each [B, count, D].
+
+    segments [B, L] int32: segment k + 1 is at place k; None: each row is one. how: first, last, or
+    mean, which is summed in float32. Of a segment that a row lacks: some state, or zeros for the
+    mean.
+    """
+    if segments is None:
+        segments = jnp.ones(x.shape[:2], jnp.int32)
+    own = segments[:, None] == jnp.arange(1, count + 1)[None, :, None]  # [B, count, L]
     if how == "mean":
-        share = real / jnp.maximum(real.sum(1, keepdims=True), 1)
-        return jnp.einsum("bld,bl->bd", x, share.astype(x.dtype))
+        among = own.astype(x.dtype)
+        total = jnp.einsum("bkl,bld->bkd", among, x, preferred_element_type=jnp.float32)
+        return (total / jnp.maximum(own.sum(2, keepdims=True), 1)).astype(x.dtype)
     places = jnp.arange(x.shape[1])
-    last = jnp.max(jnp.where(real, places, 0), axis=1)
-    at = jnp.argmax(real, axis=1) if how == "first" else last
-    return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
+    last = jnp.max(jnp.where(own, places[None, None], 0), axis=2)
+    at = jnp.argmax(own, axis=2) if how == "first" else last
+    return jnp.take_along_axis(x, at[..., None], axis=1)
 
 
 @jax.custom_vjp

@@ -25,7 +25,7 @@ from jaxlm.models.cache import Cache, KeyValues
 from jaxlm.models.dense import dropout, layer_keys
 from jaxlm.models.depth import scan
 from jaxlm.models.experts import Experts
-from jaxlm.models.heads import Head, logits, padded_vocab, select_head
+from jaxlm.models.heads import Head, logits, padded_vocab, pooled_segments, select_head
 from jaxlm.models.layers import Mlp, Normalize, residual_scale
 from jaxlm.models.relative import Relative
 from jaxlm.models.rope import rotary
@@ -61,6 +61,9 @@ class Forward(NamedTuple):
     decode: Callable[..., tuple[Array, Cache]]
     """(params, tokens [B, L] after what the cache holds, cache) -> logits of the last [B, V], the
     longer cache. Of an encoder-decoder also the batch that has the source, at the first step."""
+    pooled: Callable[[Array, Batch, int], Array]
+    """(hidden states [B, L, D], their batch, K) -> what a classifier of sequences scores [B, K, D]:
+    segment k + 1 of each row, as the model's head pools, at place k."""
 
 
 class Shared(NamedTuple):
@@ -294,8 +297,11 @@ def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
         scores = head_logits(select_head(params, spec), x[:, -1:])  # of [B, L, V]: prompts are long
         return scores[:, 0, : spec.vocab], cache.with_values(values)
 
+    def pooled(x: Array, batch: Batch, count: int) -> Array:
+        return pooled_segments(x, batch.get("segments"), count, spec.head.pool)
+
     head_logits = partial(logits, spec=spec, layout=layout, dtype=dtype)
-    return Forward(hidden, partial(select_head, spec=spec), head_logits, decode)
+    return Forward(hidden, partial(select_head, spec=spec), head_logits, decode, pooled)
 
 
 def init_params(spec: ModelSpec, layout: Layout, key: Array, dtype: DTypeLike) -> Params:

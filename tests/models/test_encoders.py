@@ -8,7 +8,7 @@ import networks
 import numpy as np
 import pytest
 
-from jaxlm.models.heads import pooled
+from jaxlm.models.heads import pooled, pooled_segments
 from jaxlm.models.transformer import make_forward
 
 SPECS = {name: networks.spec(**changes) for name, changes in networks.ENCODERS.items()}
@@ -87,6 +87,27 @@ def test_what_is_pooled_is_the_first_the_last_or_the_mean_of_real_tokens():
     assert np.array_equal(pooled(x, segments, "last"), [x[0, 2], x[1, 3]])
     np.testing.assert_allclose(pooled(x, segments, "mean"), [x[0, :3].mean(0), x[1, 1:].mean(0)])
     assert np.array_equal(pooled(x, None, "last"), x[:, -1])
+
+
+@pytest.mark.parametrize("how", ["first", "last", "mean"])
+def test_of_texts_in_a_row_each_is_pooled_as_it_is_alone(how):
+    x = jnp.arange(2 * 6 * 3, dtype=jnp.float32).reshape(2, 6, 3) ** 2
+    segments = jnp.array([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 2, 3]])
+    found = pooled_segments(x, segments, 3, how)
+    assert found.shape == (2, 3, 3)
+    for row, k in [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]:
+        alone = pooled(x[row : row + 1], segments[row : row + 1] == k + 1, how)[0]
+        np.testing.assert_allclose(found[row, k], alone, rtol=1e-6)
+    assert np.isfinite(found).all()  # of the third, which the first row lacks
+    spec = networks.spec(head={"labels": 2, "pool": how})
+    forward = make_forward(spec, networks.layout(), jnp.float32)
+    assert np.array_equal(forward.pooled(x, {"segments": segments}, 3), found)
+    assert np.array_equal(forward.pooled(x, {}, 1)[:, 0], pooled(x, None, how))
+
+
+def test_a_mean_in_16_bits_is_summed_in_32():
+    x = jnp.ones((1, 1000, 1), jnp.bfloat16)  # a running sum in bfloat16 stops at 256
+    assert pooled(x, None, "mean") == 1
 
 
 def test_every_leaf_of_a_head_counts(spec):
