@@ -30,6 +30,22 @@ class Sums(NamedTuple):
     """Sums that are only reported."""
 
 
+class Whole(NamedTuple):
+    """An objective in whose loss each row depends on the others, so that it needs the whole batch.
+
+    The sums of `compare` are of each row, [B, ...], its auxiliary ones none: added up over the
+    batch they are those of `Objective.loss`.
+    """
+
+    represent: Callable[
+        ["Forward", dict[str, Any], Batch, Array | None], tuple[Array, dict[str, Array]]
+    ]
+    """(forward, params, batch, keys) -> what is compared [B, ...], each row's by itself, and
+    auxiliary sums."""
+    compare: Callable[[Array, Batch], Sums]
+    """(what is compared, its whole batch) -> sums of each row."""
+
+
 class Objective(NamedTuple):
     """One way to learn. `loss` is pure and runs on the device."""
 
@@ -38,3 +54,5 @@ class Objective(NamedTuple):
     may have sums of any shape; in training each is a number, and among them are `tokens`."""
     scores: Callable[[float, float, Mapping[str, Any]], dict[str, float]]
     """(loss, weight, extra) of a whole evaluation -> its columns beside the loss."""
+    whole: Whole | None = None
+    """What `loss` is made of where it needs the whole batch; None: rows are added up."""

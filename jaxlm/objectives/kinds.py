@@ -8,6 +8,7 @@ TRAINS: dict[str, tuple[str, ...]] = {
     "clm": ("decoder",),
     "sft": ("decoder",),
     "mlm": ("encoder",),
+    "contrastive": ("encoder", "decoder"),
 }
 """By `objective.type`: the kinds of models, as `kind` names them."""
 

@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxlm.core.tree import Mask, Params, combine, partition, widened
 from jaxlm.objectives.base import Batch, Objective, Sums
+from jaxlm.training.cached import by_parts, split
 
 if TYPE_CHECKING:
     from jaxlm.models.transformer import Forward
@@ -58,12 +59,13 @@ def train_step(
     gradient, before clipping) and skipped.
     """
     live, frozen = partition(state.params, trainable)
+    keys = row_keys(key, state.step, batch["tokens"].shape[0])
+    objective, batch = by_parts(objective, forward, state.params, batch, keys, microbatches)
 
     def loss(live: Params, batch: Batch, keys: Array) -> tuple[Array, Sums]:
         sums = objective.loss(forward, combine(live, frozen), batch, keys)
         return sums.loss + sum(sums.auxiliary.values()), sums
 
-    keys = row_keys(key, state.step, batch["tokens"].shape[0])
     grads, sums = accumulate(jax.grad(loss, has_aux=True), live, batch, keys, microbatches)
     weight = jnp.where(sums.weight > 0, sums.weight, 1.0)  # nothing but filler: 0 / 1
     grads = jax.tree.map(lambda g: g / weight, widened(grads))
@@ -115,10 +117,7 @@ def accumulate(
     """Gradients and sums over the batch, `microbatches` parts one after the other, in float32."""
     if microbatches == 1:
         return grad(live, batch, keys)
-    # Row r goes to part r % microbatches: every device keeps the rows it has.
-    parts = jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0), (batch, keys)
-    )
+    parts = split((batch, keys), microbatches)
     shapes = jax.eval_shape(grad, live, *jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _wide(s.dtype)), shapes)
 
