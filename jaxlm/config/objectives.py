@@ -2,10 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from jaxlm.config.values import NonNegative, Share
+from jaxlm.config.values import NonNegative, Positive, Share, Whole, many
 from jaxlm.core.section import Section
+
+
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(many, json_schema_input_type=str | tuple[str, ...])
+]
 
 
 class LanguageModel(Section):
@@ -58,12 +63,40 @@ class Mlm(LanguageModel):
         return self
 
 
-Objective = Annotated[Clm | Sft | Mlm, Field(discriminator="type")]
+class Contrastive(Section):
+    """Embeddings: texts that belong together are near each other, the others of the batch far."""
+
+    type: Literal["contrastive"] = "contrastive"
+    temperature: Positive = 0.05
+    """What the cosines are divided by."""
+    pool: Literal["mean", "first", "last"] | None = None
+    """What of a text's tokens embeds it; left out, an encoder's mean, a decoder's last."""
+    symmetric: bool = False
+    """Learn to find the anchor of each positive too."""
+    negatives: Whole = 1
+    """Most hard negatives of an example, the first ones."""
+    columns: Names = ()
+    """The columns of an anchor, of what belongs to it and, where there are, of hard negatives,
+    texts or lists of them; left out, they are found."""
+
+    @model_validator(mode="after")
+    def _two(self) -> "Contrastive":
+        if len(columns := vars(self)["columns"]) == 1:
+            raise ValueError(
+                f"columns={columns[0]} is an anchor without a positive; name two, or write it twice"
+            )
+        return self
+
+
+Objective = Annotated[Clm | Sft | Mlm | Contrastive, Field(discriminator="type")]
+
+HEADLESS = ("contrastive",)
+"""Objectives that learn from hidden states: the head that scores ids takes no part."""
 
 READERS: dict[str, tuple[str, ...]] = {
     "template": ("sft",),
     "learn": ("sft",),
-    "overlong": ("sft",),
+    "overlong": ("sft", "contrastive"),
     "packing": ("sft",),
 }
 """Which objectives read a key of `examples`."""

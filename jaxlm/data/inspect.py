@@ -17,26 +17,27 @@ TRAINED, BOUNDARY, PLAIN = "\x1b[32m", "\x1b[36m", "\x1b[0m"
 def inspect(dataset: Dataset, tokenizer: Tokenizer, n: int, color: bool) -> str:
     """The first n rows: a line of counts, then the text, with a mark before each document.
 
-    With `color`, trained tokens are green. A token is trained when it is a target of weight over 0.
+    With `color`, trained tokens are green. A token is trained when it is a target of weight over 0;
+    of rows without targets, texts that are compared, none is.
     """
     batch = dataset.batch(0, min(n, dataset.rows))
     return "\n\n".join(_row(batch, row, tokenizer, color) for row in range(len(batch["tokens"])))
 
 
 def _row(batch: Batch, row: int, tokenizer: Tokenizer, color: bool) -> str:
-    segments, weights = batch["segments"][row], batch["weights"][row]
+    segments = batch["segments"][row]
     filled = int((segments > 0).sum())
-    trained = int((weights > 0).sum())
-    head = (
-        f"row {row}: {segments.max()} documents, {trained} of {segments.size} tokens trained, "
-        f"{filled / segments.size:.1%} filled"
-    )
-    ids = [*batch["tokens"][row][:filled].tolist(), int(batch["targets"][row][filled - 1])]
-    learned = np.concatenate([[False], weights[:filled] > 0])
-    if not learned[-1]:
-        ids, learned = ids[:-1], learned[:-1]
+    ids, learned = batch["tokens"][row][:filled].tolist(), np.zeros(filled, bool)
+    text = f"row {row}: {segments.max()} documents, "
+    if "targets" in batch:
+        weights = batch["weights"][row]
+        learned = np.concatenate([[False], weights[:filled] > 0])
+        ids.append(int(batch["targets"][row][filled - 1]))
+        if not learned[-1]:
+            ids, learned = ids[:-1], learned[:-1]
+        text += f"{(weights > 0).sum()} of {segments.size} tokens trained, "
+    text += f"{filled / segments.size:.1%} filled"
     document = np.append(segments[:filled], segments[filled - 1])
-    text = ""
     runs = itertools.groupby(range(len(ids)), lambda i: (int(document[i]), bool(learned[i])))
     shown = 0
     for (number, is_learned), run in runs:
@@ -45,7 +46,7 @@ def _row(batch: Batch, row: int, tokenizer: Tokenizer, color: bool) -> str:
             shown = number
         part = tokenizer.decode([ids[i] for i in run], skip_special=False)
         text += _painted(part.translate(VISIBLE), TRAINED, color and is_learned)
-    return head + text
+    return text
 
 
 def _painted(text: str, code: str, color: bool) -> str:

@@ -17,9 +17,9 @@ import numpy as np
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import sources
 from jaxlm.data.cache import Cached, Say, Tokens, held_out, tokenized
-from jaxlm.data.examples import Audit, How, open_examples
+from jaxlm.data.examples import How, open_examples
 from jaxlm.data.order import Mixture, shuffled
-from jaxlm.data.packing import Batch, Rows
+from jaxlm.data.packing import Account, Batch, Rows
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -49,7 +49,7 @@ class Dataset:
     pad: int
     seed: int | None
     counts: dict[str, int] = field(default_factory=dict)
-    audits: tuple[Audit, ...] = ()
+    audits: tuple[Account, ...] = ()
     replay: float = 0.0
 
     def replaying(self, rows: Rows, share: float) -> "Dataset":
@@ -198,7 +198,7 @@ class Opened(NamedTuple):
     held: Rows
     counts: dict[str, int]
     """What was counted on the way."""
-    audit: Audit | None = None
+    audit: Account | None = None
     """What became of its examples, where it has examples."""
 
 

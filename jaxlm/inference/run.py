@@ -20,6 +20,7 @@ from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.checkpoint.digest import Slices, digests
 from jaxlm.checkpoint.manifest import chain
 from jaxlm.config.load import load as load_config
+from jaxlm.config.objectives import HEADLESS
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import parts, tree
 from jaxlm.core.errors import CheckpointError
@@ -226,6 +227,8 @@ def matched(config: RunConfig, params: Params) -> dict[str, list[str]]:
     every = tree.flatten(params)
     names = [name for name in every if "/lora_" not in name or re.search(lora.TRAINED, name)]
     names = [name for name in names if name.rpartition("/")[2] not in quantize.PARTS]
+    if config.objective.type in HEADLESS:
+        names = [name for name in names if not name.startswith("head/")]
     found = parts.matched(names, config.trainable or (("lora",) if rank else (".",)))
     if rank and config.lora.save:
         found |= parts.matched(names, config.lora.save, "lora.save")

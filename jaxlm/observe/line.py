@@ -30,6 +30,7 @@ HIDDEN = {
     "step",
     "tokens",
     "validation_tokens",
+    "validation_examples",
     "seconds",
     "data_seconds",
     "compute_seconds",

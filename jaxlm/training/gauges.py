@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxlm.config.objectives import HEADLESS
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
@@ -39,6 +40,7 @@ def read(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer, held: Dataset
     """
     source = config.evaluate.general if config.init else None
     continues = spec.structure == "decoder" and not spec.head.labels
+    continues &= config.objective.type not in HEADLESS
     rows = general(source, tokenizer, config.length) if source and continues else None
     if rows is None and config.evaluate.max_forgetting is not None:
         what = "no general text is scored: this model does not continue texts; leave it out"
@@ -70,7 +72,8 @@ def make(
     """
     found: list[Gauge] = []
     if texts.held is not None:
-        size, most = config.batch // config.microbatches, config.evaluate.batches
+        parts = 1 if objective.whole else config.microbatches  # which compares as many rows
+        size, most = config.batch // parts, config.evaluate.batches
         held = texts.held, forward, objective, layout
         found.append(validation(*held, size=size, batches=most))
     if texts.general is not None:

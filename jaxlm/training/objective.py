@@ -1,11 +1,15 @@
 """From a configuration to the objective of a run."""
 
-from jaxlm.config.objectives import Clm, Sft
+from functools import partial
+
+from jaxlm.config.objectives import Clm, Contrastive, Sft
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
+from jaxlm.models.heads import pooled_segments, pooling
 from jaxlm.models.spec import ModelSpec
 from jaxlm.objectives.base import Objective
+from jaxlm.objectives.contrastive import contrastive
 from jaxlm.objectives.divergence import Base
 from jaxlm.objectives.kinds import TRAINS, fitting, kind
 from jaxlm.objectives.lm import language_model
@@ -17,6 +21,12 @@ def make_objective(
 ) -> Objective:
     """The run's objective. base: from parameters to those of the base, where they are there."""
     chosen, shards = config.objective, layout.size("batch")
+    if isinstance(chosen, Contrastive):
+        return contrastive(
+            pool=partial(pooled_segments, how=pooling(chosen.pool, config.model)),
+            temperature=chosen.temperature,
+            symmetric=chosen.symmetric,
+        )
     if isinstance(chosen, Clm | Sft):
         return language_model(
             z_loss=chosen.z_loss,

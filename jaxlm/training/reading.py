@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxlm.config.objectives import Mlm
+from jaxlm.config.objectives import Contrastive, Mlm
 from jaxlm.config.schema import RunConfig
-from jaxlm.data import examples, pipeline
+from jaxlm.data import examples, pairs, pipeline
 from jaxlm.data.cache import Tokens
 from jaxlm.data.masked import check_mask, masked
 from jaxlm.data.packing import Rows, Windows
@@ -21,6 +21,9 @@ def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
     """How the sources of a run are opened."""
     if config.objective.type == "sft":
         return pipeline.answers(tokenizer, config.examples, length=config.length, say=say)
+    if isinstance(config.objective, Contrastive):
+        how = config.objective, config.examples.overlong
+        return pairs.opener(tokenizer, *how, length=config.length, say=say)
     return documents(config, tokenizer, say)
 
 
@@ -71,8 +74,11 @@ def read_validation(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Datase
 def texts(config: RunConfig) -> Iterator[str]:
     """What a tokenizer is trained on."""
     data, share = config.data, config.data.validation
+    held = share if isinstance(share, float) else 0.0
     if config.objective.type == "sft":
-        return examples.texts(data.train, share if isinstance(share, float) else 0.0)
+        return examples.texts(data.train, held)
+    if isinstance(config.objective, Contrastive):
+        return pairs.texts(data.train, config.objective, held)
     return pipeline.training_texts(data.train, share)
 
 

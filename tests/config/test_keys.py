@@ -152,6 +152,17 @@ MASKED = (
     "steps=2",
 )
 """Those of a run that predicts masked tokens."""
+COMPARED = (
+    "objective.type=contrastive",
+    "objective.temperature=0.1",
+    "objective.pool=last",
+    "objective.symmetric=true",
+    "objective.negatives=0",
+    "objective.columns=[body, body]",
+    "model.structure=encoder",
+    "steps=1",
+)
+"""Those of a run on texts that belong together."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
 """What excludes others of them; two more runs below set it."""
 IDLE = {"data.validation.weight", "evaluate.general.weight"}
@@ -203,6 +214,8 @@ def test_every_key_has_an_effect(texts):
 
     masked = [w for w in processes.words(texts, *MASKED, name="mlm") if "data.t" not in w]
     assert without_effect(texts, *masked, data) == []
+    compared = [w for w in processes.words(texts, name="compared") if not w.startswith("data.")]
+    assert without_effect(texts, *compared, *COMPARED, f"data.train={texts}/b.jsonl") == []
 
     plain = [w for w in processes.words(texts, name="tuned") if not w.startswith("data.")]
     data = f"data.train={texts}/c.jsonl"
@@ -210,7 +223,7 @@ def test_every_key_has_an_effect(texts):
     assert without_effect(texts, *plain, *EXAMPLES, data, *asked, "steps=2") == []
 
 
-TOLD = (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED)
+TOLD = (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED, *COMPARED)
 
 
 def test_every_key_is_set_above():
