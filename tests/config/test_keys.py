@@ -160,7 +160,7 @@ COMPARED = (
     "objective.negatives=0",
     "objective.columns=[body, body]",
     "model.structure=encoder",
-    "steps=1",
+    "steps=2",
 )
 """Those of a run on texts that belong together."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
