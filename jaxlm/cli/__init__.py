@@ -19,6 +19,7 @@ import typer
 from jaxlm import __version__
 from jaxlm.cli.adapter import app as adapter_app
 from jaxlm.cli.convert import app as convert_app
+from jaxlm.cli.embed import embed
 from jaxlm.cli.fetch import fetch
 from jaxlm.cli.generate import generate
 from jaxlm.cli.inspect import inspect
@@ -44,6 +45,7 @@ app.add_typer(adapter_app, name="adapter", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(fetch)
 app.command(epilog=EXIT_CODES)(generate)
+app.command(epilog=EXIT_CODES)(embed)
 
 Arguments = Annotated[
     list[str] | None,

@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from jaxlm.config.values import NonNegative, Positive, Share, Whole, many
 from jaxlm.core.section import Section
 
-
 Names = Annotated[
     tuple[str, ...], BeforeValidator(many, json_schema_input_type=str | tuple[str, ...])
 ]

@@ -7,7 +7,7 @@ model.generate(["def main("], max_tokens=64)
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from jaxlm.inference import adapters, slots
 from jaxlm.inference.adapters import Adapter
 from jaxlm.inference.batch import Tokens, batch_of
 from jaxlm.inference.beam import BeamSearch, check_beside
+from jaxlm.inference.embed import batches, embedder, framed
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.run import compute_dtype, read
 from jaxlm.inference.slots import Choice, Held, Slots
 from jaxlm.models import lora
+from jaxlm.models.embedding import pooling
 from jaxlm.models.heads import pooled
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
@@ -50,10 +52,13 @@ class Model:
         dtype: Any,
         config: dict[str, Any] | None = None,
         held: Held | None = None,
+        pool: str | None = None,
     ):
-        """config: the config.json that it came with, if it did. held: of the slots in `params`."""
+        """config: the config.json that it came with, if it did. held: of the slots in `params`.
+        pool: how it embeds texts, where that is known.
+        """
         self.params, self.spec, self.tokenizer = params, spec, tokenizer
-        self._layout, self._config, self._held = layout, config, held
+        self._layout, self._config, self._held, self._pool = layout, config, held, pool
         self._forward = make_forward(spec, layout, dtype)
 
     def with_adapter(
@@ -102,7 +107,7 @@ class Model:
             raise ConfigError(adapter.name, "was read for another model; read it for this one")
         if name is not None and not self._held:
             raise ConfigError("name", f"{name!r} is of a slot; load with adapters=Slots(...)")
-        for part in ("_beam_search", "_generator", "_hidden", "_logits"):
+        for part in ("_beam_search", "_embedded", "_generator", "_hidden", "_logits"):
             getattr(self, part)  # made now and compiled when used: both have the same
         adapted = copy.copy(self)
         if self._held:
@@ -171,6 +176,29 @@ class Model:
         """Hidden states after the final norm, [B, L, D]; arguments as for `logits`."""
         batch = batch_of(self.spec, tokens, mask, source, source_mask, types)
         return self._sized(self._hidden, batch, adapter)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        pool: str | None = None,
+        *,
+        truncate: bool = False,
+        adapter: str | None = None,
+        where: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """A vector of length 1 for each text, float32 [n, D].
+
+        pool: mean, first or last state of a text; by default as the model was trained, else an
+        encoder's mean, a decoder's last. truncate: cut texts longer than the model's positions.
+        adapter: as for `logits`. where: what the texts are called in errors. Raises DataError for
+        what is no text or too long, ConfigError for a pool or a model that embeds none.
+        """
+        how = pooling(pool or self._pool, self.spec, "pool")
+        rows = framed(texts, self.tokenizer, self.spec, truncate=truncate, where=where)
+        run, found = partial(self._embedded, how=how), np.zeros((len(rows), self.spec.embed))
+        for index, batch in batches(rows, self.spec.max_length):
+            found[index] = np.asarray(self._sized(run, batch, adapter))[: index.size]
+        return found.astype(np.float32)
 
     def generate(
         self,
@@ -298,6 +326,10 @@ class Model:
         return BeamSearch(self._forward, self.spec)
 
     @cached_property
+    def _embedded(self) -> Any:
+        return embedder(self._forward)
+
+    @cached_property
     def _generator(self) -> Generator:
         return Generator(self._forward, self.spec)
 
@@ -354,4 +386,4 @@ def load(
     params, held = found.params, None
     if adapters:
         params, held = slots.reserve(lora.merge(params), adapters, layout)
-    return Model(params, found.spec, found.tokenizer, layout, dtype, found.config, held)
+    return Model(params, found.spec, found.tokenizer, layout, dtype, found.config, held, found.pool)

@@ -28,6 +28,7 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub import load as folders
 from jaxlm.inference import imported, vocabulary
+from jaxlm.inference.embed import pooling_of
 from jaxlm.inference.frozen import Store, typed
 from jaxlm.models import depth, lora, quantize, rows
 from jaxlm.models.axes import AXES
@@ -96,6 +97,8 @@ class Opened:
     """The config.json that it came with, if it did."""
     generation: dict[str, Any]
     """And generation_config.json; empty when there is none."""
+    pool: str | None = None
+    """How texts are embedded, where that is known."""
 
 
 def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stderr) -> Opened:
@@ -111,7 +114,8 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
         for note in folder.notes:
             warn(note)
         params = folders.load_params(folder, layout)
-        return Opened(params, folder.spec, tokenizer, "auto", folder.config, folder.generation)
+        given = params, folder.spec, tokenizer, "auto", folder.config, folder.generation
+        return Opened(*given, pool=pooling_of(folder.path))
     if imported.is_imported(path):
         folder = imported.open_imported(path)
         params = imported.load_imported(path, folder, layout, warn)
@@ -122,7 +126,9 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
     _, params = load_params(run, layout, warn=warn)
     came = imported.open_imported(path) if imported.kept(path).is_file() else None
     config, generation = (came.config, came.generation) if came else (None, {})
-    return Opened(params, run.spec, run.tokenizer, run.config.compute_dtype, config, generation)
+    pool = getattr(run.config.objective, "pool", None)
+    given = params, run.spec, run.tokenizer, run.config.compute_dtype, config, generation
+    return Opened(*given, pool=pool)
 
 
 def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.parts import NEW_ROWS
 from jaxlm.core.tree import Params
@@ -124,19 +123,6 @@ def pooled_segments(x: Array, segments: Array | None, count: int, how: str) -> A
     last = jnp.max(jnp.where(own, places[None, None], 0), axis=2)
     at = jnp.argmax(own, axis=2) if how == "first" else last
     return jnp.take_along_axis(x, at[..., None], axis=1)
-
-
-def pooling(how: str | None, spec: ModelSpec, where: str = "objective.pool") -> str:
-    """How a text is embedded: as chosen, else by the mean of an encoder's states, and the last of a
-    decoder's, the only one that has seen all.
-
-    Raises ConfigError, under `where`, for a decoder's first state, which has seen one token.
-    """
-    causal = spec.structure != "encoder"
-    if causal and how == "first":
-        what = "a decoder's first state has seen one token alone; use last or mean"
-        raise ConfigError(where, what)
-    return how or ("last" if causal else "mean")
 
 
 @jax.custom_vjp

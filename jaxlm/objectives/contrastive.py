@@ -13,13 +13,14 @@ from jax import Array
 
 from jaxlm.objectives.base import Batch, Objective, Sums, Whole
 
-Pool = Callable[[Array, Array, int], Array]
-"""(hidden states [B, L, D], segments [B, L], K) -> a state of each of K segments [B, K, D]."""
+Embed = Callable[[Array, Array, int], Array]
+"""(hidden states [B, L, D], segments [B, L], K) -> vectors of length 1 of K texts, float32
+[B, K, D]."""
 ABSENT = -1e9
 """The score of what is no negative: its probability is exactly 0 in float32."""
 
 
-def contrastive(*, pool: Pool, temperature: float, symmetric: bool) -> Objective:
+def contrastive(*, embed: Embed, temperature: float, symmetric: bool) -> Objective:
     """An example a row, its texts the segments 1 to K: anchor, positive, hard negatives.
 
     The batch has `texts` int32 [B, 2 K]: two words of a hash of each text, so that equal texts are
@@ -30,10 +31,9 @@ def contrastive(*, pool: Pool, temperature: float, symmetric: bool) -> Objective
     def represent(
         forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None
     ) -> tuple[Array, dict[str, Array]]:
-        """Embeddings [B, K, D], float32 of length 1."""
         hidden, auxiliary = forward.hidden(params, batch, keys)
         count = batch["texts"].shape[1] // 2
-        return normalized(pool(hidden.astype(jnp.float32), batch["segments"], count)), auxiliary
+        return embed(hidden, batch["segments"], count), auxiliary
 
     def compare(found: Array, batch: Batch) -> Sums:
         segments, count = batch["segments"], found.shape[1]
@@ -66,11 +66,6 @@ def contrastive(*, pool: Pool, temperature: float, symmetric: bool) -> Objective
         return sums._replace(auxiliary=auxiliary)
 
     return Objective(loss, _scores, Whole(represent, compare))
-
-
-def normalized(x: Array) -> Array:
-    """x [..., D] of length 1; what is 0 stays so."""
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-24))
 
 
 def _belonging(texts: Array) -> Array:

@@ -6,7 +6,7 @@ from jaxlm.config.objectives import Clm, Contrastive, Sft
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
-from jaxlm.models.heads import pooled_segments, pooling
+from jaxlm.models.embedding import embedding, pooling
 from jaxlm.models.spec import ModelSpec
 from jaxlm.objectives.base import Objective
 from jaxlm.objectives.contrastive import contrastive
@@ -23,7 +23,7 @@ def make_objective(
     chosen, shards = config.objective, layout.size("batch")
     if isinstance(chosen, Contrastive):
         return contrastive(
-            pool=partial(pooled_segments, how=pooling(chosen.pool, config.model)),
+            embed=partial(embedding, how=pooling(chosen.pool, config.model)),
             temperature=chosen.temperature,
             symmetric=chosen.symmetric,
         )

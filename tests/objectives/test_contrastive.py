@@ -10,7 +10,7 @@ import pytest
 
 from jaxlm.core import tree
 from jaxlm.models.axes import AXES
-from jaxlm.models.heads import pooled_segments
+from jaxlm.models.embedding import embedding
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.contrastive import contrastive
 from jaxlm.training.optim import init_state
@@ -41,7 +41,7 @@ def batch(rows=ROWS, seed=0):
 
 def objective(how="mean", **more):
     given = {"temperature": 0.1, "symmetric": False} | more
-    return contrastive(pool=partial(pooled_segments, how=how), **given)
+    return contrastive(embed=partial(embedding, how=how), **given)
 
 
 def whole(**more):

@@ -1,0 +1,164 @@
+"""Texts as vectors: framed and batched by length on the way in, written on the way out."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxlm.core.errors import ConfigError, DataError
+from jaxlm.core.tree import Params
+from jaxlm.models.embedding import embedding
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import Batch, Forward
+from jaxlm.text.tokenizer import Tokenizer
+
+ROWS, WIDTH = 64, 64
+"""Most texts of a batch, and what divides its columns: so few shapes are compiled."""
+POOLING = "1_Pooling/config.json"
+"""Where sentence-transformers says how a model's states are pooled."""
+MODES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_lasttoken": "last",
+}
+"""Its words for that."""
+
+
+def pooling_of(folder: Path) -> str | None:
+    """How sentence-transformers pools a model's states, if a Hugging Face folder says so.
+
+    Raises DataError for a way that there is not here.
+    """
+    where = folder / POOLING
+    if not where.is_file():
+        return None
+    try:
+        said = json.loads(where.read_bytes())
+        chosen = [key for key in said if key.startswith("pooling_mode_") and said[key] is True]
+    except (ValueError, TypeError):
+        raise DataError(str(where), "is not a JSON object; download it again") from None
+    if len(chosen) == 1 and chosen[0] in MODES:
+        return MODES[chosen[0]]
+    asked = " and ".join(chosen) or "nothing"
+    raise DataError(str(where), f"asks for {asked}; pooled here is by {', '.join(MODES)} alone")
+
+
+def embedder(forward: Forward) -> Callable[..., Array]:
+    """(parameters, batch with a text a row, how) -> float32 [B, D], each of length 1; compiled."""
+
+    def run(params: Params, batch: Batch, how: str) -> Array:
+        hidden, _ = forward.hidden(params, batch, None)
+        return embedding(hidden, batch["segments"], 1, how)[:, 0]
+
+    return jax.jit(run, static_argnames="how")
+
+
+def framed(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    spec: ModelSpec,
+    *,
+    truncate: bool,
+    where: Sequence[str] | None = None,
+) -> list[list[int]]:
+    """The ids of each text with what the model's own tokenizer puts around it.
+
+    truncate: cut texts that are longer than the model's positions. where: what each text is called
+    in errors. Raises DataError for what is no text, has no token or is too long, ConfigError for a
+    model that embeds none.
+    """
+    if spec.structure == "encoder-decoder":
+        what = "is an encoder-decoder; texts are embedded by an encoder or a decoder"
+        raise ConfigError("MODEL", what)
+    if isinstance(texts, str):
+        raise DataError("texts", "are a list; write [text] for a single one")
+    names = where or [f"text {number}" for number in range(1, len(texts) + 1)]
+    for name, text in zip(names, texts, strict=True):
+        if not isinstance(text, str):
+            raise DataError(name, f"is {type(text).__name__}, not a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(name, "has a lone surrogate; write valid Unicode") from None
+    room, found = spec.max_length - len(tokenizer.framed([])), []
+    for name, ids in zip(names, tokenizer.encode_batch([*texts]), strict=True):
+        if len(ids) > room and not truncate:
+            have = f"{len(ids) + spec.max_length - room} tokens are more than the model's"
+            what = f"{have} {spec.max_length} positions; add --truncate (truncate=True), or cut it"
+            raise DataError(name, what)
+        found.append(tokenizer.framed(ids[:room]))
+        if not found[-1]:
+            raise DataError(name, "has no token; write a text, or leave it out")
+    return found
+
+
+def batches(
+    rows: Sequence[Sequence[int]], longest: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """(which rows [n], a batch that begins with them), texts of a like length together.
+
+    longest: columns of a batch at most.
+    """
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    for start in range(0, len(rows), ROWS):
+        index = order[start : start + ROWS]
+        most = len(rows[index[-1]])
+        shape = 1 << (index.size - 1).bit_length(), min(-(-most // WIDTH) * WIDTH, longest)
+        tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for at, number in enumerate(index):
+            tokens[at, : len(rows[number])] = rows[number]
+            segments[at, : len(rows[number])] = 1
+        positions = np.arange(shape[1], dtype=np.int32) * segments
+        yield index, {"tokens": tokens, "segments": segments, "positions": positions}
+
+
+def _npy(path: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, vectors)
+
+
+def _jsonl(path: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for text, vector in zip(texts, vectors, strict=True):
+            row = {"text": text, "embedding": vector.tolist()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _parquet(path: Path, texts: Sequence[str], vectors: np.ndarray) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    flat = pyarrow.array(vectors.reshape(-1))
+    lists = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    table = pyarrow.table({"text": pyarrow.array([*texts]), "embedding": lists})
+    pyarrow.parquet.write_table(table, path)
+
+
+WRITERS: dict[str, Callable[[Path, Sequence[str], np.ndarray], None]] = {
+    ".npy": _npy,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+"""Suffix -> what writes such a file: the vectors [n, D] alone, or each beside its text."""
+
+
+def check_output(path: str) -> None:
+    """Raise ConfigError for a file of a kind that is not written, or in a folder that is not."""
+    if Path(path).suffix not in WRITERS:
+        raise ConfigError("--output", f"{path} is none of {', '.join(WRITERS)}; name one")
+    if not Path(path).absolute().parent.is_dir():
+        raise ConfigError("--output", f"{path} is in no folder that exists; make it first")
+
+
+def write(path: str, texts: Sequence[str], vectors: np.ndarray) -> None:
+    """Write the vectors [n, D] of texts, whole or not at all, as the suffix of `path` says."""
+    whole = Path(path)
+    part = whole.with_name(f".{whole.name}.part")
+    try:
+        WRITERS[whole.suffix](part, texts, vectors)
+        part.replace(whole)
+    finally:
+        part.unlink(missing_ok=True)
