@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jaxlm.config.values import NonNegative, Positive, Share, Whole, many
+from jaxlm.config.values import Beta, NonNegative, Positive, Rate, Share, Stretch, Whole, many
 from jaxlm.core.section import Section
 
 Names = Annotated[
@@ -39,7 +39,7 @@ class Mlm(LanguageModel):
     """Masked tokens of documents (Devlin et al. 2018, section 3.1)."""
 
     type: Literal["mlm"] = "mlm"
-    rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    rate: Rate = 0.15
     """Share of the tokens that is predicted."""
     hidden: Share = 0.8
     """Share of these for which the mask token stands."""
@@ -87,7 +87,91 @@ class Contrastive(Section):
         return self
 
 
-Objective = Annotated[Clm | Sft | Mlm | Contrastive, Field(discriminator="type")]
+class Pairs(LanguageModel):
+    """What all that make a source and its target of documents have."""
+
+    rows: Literal["full", "packed", "padded"] = "full"
+    """What a row holds: a stretch of all documents after one another (Raffel et al. 2020); several
+    documents, each with its own target, which do not see each other; or one."""
+
+
+class SpanCorruption(Pairs):
+    """Spans of documents, which sentinels stand for (Raffel et al. 2020, section 3.1.4)."""
+
+    type: Literal["span_corruption"] = "span_corruption"
+    rate: Rate = 0.15
+    """Share of the tokens that are in a span."""
+    span: Stretch = 3.0
+    """Mean length of a span in tokens."""
+
+
+class Bart(Pairs):
+    """Documents that were corrupted (Lewis et al. 2019, section 2.2)."""
+
+    type: Literal["bart"] = "bart"
+    infill: Beta = 0.3
+    """Share of the tokens that spans cover, their lengths Poisson's of mean 3, with one mask each.
+    """
+    permute: bool = True
+    """Sentences change places."""
+    mask: Beta = 0.0
+    """Share of the tokens that are masked one by one."""
+    delete: Beta = 0.0
+    """Share of the tokens that are removed."""
+    rotate: Share = 0.0
+    """The chance that a document starts at another token."""
+
+
+class Denoiser(Section):
+    """One of a mixture (Tay et al. 2022, section 3.1)."""
+
+    mode: Literal["R", "S", "X"]
+    """R and X are span corruption, X the one where much is missing; S gives the end for the
+    beginning."""
+    rate: Rate
+    """Share of the tokens that is the target, with S in the mean."""
+    span: Stretch = 3.0
+    """Mean length of a span in tokens; with S there is none."""
+
+
+class Modes(Section):
+    """The special token that comes before the source, by the denoiser's mode."""
+
+    R: str | None = None
+    """Of R."""
+    S: str | None = None
+    """Of S."""
+    X: str | None = None
+    """Of X."""
+
+
+class Ul2(Pairs):
+    """A mixture of denoisers (Tay et al. 2022)."""
+
+    type: Literal["ul2"] = "ul2"
+    denoisers: Annotated[tuple[Denoiser, ...], BeforeValidator(many), Field(min_length=1)] = (
+        Denoiser(mode="R", rate=0.15, span=3),
+        Denoiser(mode="R", rate=0.15, span=8),
+        Denoiser(mode="S", rate=0.25),
+        Denoiser(mode="X", rate=0.5, span=3),
+        Denoiser(mode="X", rate=0.5, span=8),
+        Denoiser(mode="X", rate=0.15, span=64),
+        Denoiser(mode="X", rate=0.5, span=64),
+    )
+    """Of which each text meets one, each as likely; left out, the paper's seven (table 1)."""
+    modes: Modes = Modes()
+
+
+class PrefixLm(Pairs):
+    """What comes after a beginning of any length (Raffel et al. 2020, section 3.2.1)."""
+
+    type: Literal["prefix_lm"] = "prefix_lm"
+
+
+Objective = Annotated[
+    Clm | Sft | Mlm | SpanCorruption | Bart | Ul2 | PrefixLm | Contrastive,
+    Field(discriminator="type"),
+]
 
 HEADLESS = ("contrastive",)
 """Objectives that learn from hidden states: the head that scores ids takes no part."""

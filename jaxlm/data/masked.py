@@ -213,8 +213,8 @@ def masked(
     return Masked(pieces, tokenizer, how, length, types, seed)
 
 
-def check_mask(tokenizer: Tokenizer) -> None:
+def check_mask(tokenizer: Tokenizer, objective: str = "mlm") -> None:
     """Raise ConfigError for a tokenizer without a mask token."""
     if tokenizer.mask is None:
-        what = "has no mask token, which objective.type=mlm needs"
+        what = f"has no mask token, which objective.type={objective} needs"
         raise ConfigError("tokenizer", f"{what}; name one in tokenizer_config.json: mask_token")

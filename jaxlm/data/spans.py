@@ -1,6 +1,7 @@
-"""T5's span corruption and UL2's mixture of denoisers: texts to pairs of source and target.
+"""T5's span corruption, UL2's mixture of denoisers and prefixes: texts to pairs of source and
+target.
 
-Raffel et al. 2020, section 3.1.4, and t5.data.preprocessors; Tay et al. 2022, section 3.1, table 1.
+Raffel et al. 2020, sections 3.1.4 and 3.2, and t5.data.preprocessors; Tay et al. 2022, section 3.1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,16 @@ import numpy as np
 from jaxlm.core.errors import ConfigError
 
 Pair = tuple[np.ndarray, np.ndarray]
-"""Source and target ids, int32 [n] and [m], each with its end token."""
+"""Source and target ids, int32 [n] and [m], with nothing around them."""
+
+
+class Sizes(NamedTuple):
+    """The most ids that pairs can have, int64 [k] each, by the lengths of their texts [k]."""
+
+    source: np.ndarray
+    target: np.ndarray
+    both: np.ndarray
+    """Of the two together."""
 
 
 class Denoiser(NamedTuple):
@@ -24,18 +34,6 @@ class Denoiser(NamedTuple):
     """Mean length of a span in tokens; of no use to S."""
 
 
-DENOISERS = (
-    Denoiser("R", 0.15, 3),
-    Denoiser("R", 0.15, 8),
-    Denoiser("S", 0.25, 0),
-    Denoiser("X", 0.5, 3),
-    Denoiser("X", 0.5, 8),
-    Denoiser("X", 0.15, 64),
-    Denoiser("X", 0.5, 64),
-)
-"""The seven of Tay et al. 2022, table 1."""
-
-
 def span_corrupted(
     ids: np.ndarray,
     rng: np.random.Generator,
@@ -43,16 +41,17 @@ def span_corrupted(
     rate: float,
     mean_span: float,
     sentinels: Sequence[int],
-    eos: int,
 ) -> Pair:
     """A text of ids [n] with a sentinel for each noise span, and the spans after their sentinels.
 
     The text starts with what is kept and ends with noise. One of fewer than two tokens has no
-    noise. Raises ConfigError where there are fewer sentinels than spans.
+    noise, and one sentinel is its target. Raises ConfigError where there are fewer sentinels than
+    spans.
     """
+    check_sentinels(sentinels, 1)
     if ids.size < 2:
-        return _ended(ids, eos), _ended(sentinels[:1], eos)
-    noise, spans = noise_counts(ids.size, rate, mean_span)
+        return ids.astype(np.int32), np.array(sentinels[:1], np.int32)
+    noise, spans = map(int, noise_counts(np.int64(ids.size), rate, mean_span))
     check_sentinels(sentinels, spans)
     lengths = np.empty(2 * spans, np.int64)
     lengths[::2] = _segmented(ids.size - noise, spans, rng)
@@ -63,46 +62,39 @@ def span_corrupted(
     kept, dropped = np.flatnonzero(~noisy), np.flatnonzero(noisy)
     source = np.insert(ids[kept], np.cumsum(lengths[::2]), marks)
     target = np.insert(ids[dropped], np.searchsorted(dropped, firsts[1::2]), marks)
-    return _ended(source, eos), _ended(target, eos)
+    return source.astype(np.int32), target.astype(np.int32)
 
 
-def noise_counts(length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """(noise tokens, noise spans) of a text of two or more tokens; one of each, and one kept
-    before each span, at the least.
+def noise_counts(
+    length: np.ndarray | np.integer, rate: float, mean_span: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(noise tokens, noise spans) of texts of `length` tokens; of two or more tokens one of each,
+    and one kept before each span, at the least. As random_spans_noise_mask of t5.
     """
-    noise = min(max(round(length * rate), 1), length - 1)
-    return noise, min(max(round(noise / mean_span), 1), noise, length - noise)
+    noise = np.clip(np.rint(length * rate), 1, length - 1).astype(np.int64)
+    spans = np.clip(np.rint(noise / mean_span), 1, np.minimum(noise, length - noise))
+    return noise, spans.astype(np.int64)
 
 
-def raw_length(source_length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """(tokens of text, target length) such that the source has at most `source_length` tokens.
+def span_sizes(length: np.ndarray, rate: float, mean_span: float) -> Sizes:
+    """Of the pairs of `span_corrupted`, none of which is smaller."""
+    noise, spans = noise_counts(length, rate, mean_span)
+    source, target = length - noise + spans, np.maximum(noise + spans, 1)
+    return Sizes(source, target, source + target)
 
-    As random_spans_helper of t5.data.preprocessors; both lengths count the end token. Raises
-    ConfigError where not even two tokens of text have room.
+
+def prefixed(ids: np.ndarray, rng: np.random.Generator) -> Pair:
+    """A text cut in two, the length of its first part uniform (Raffel et al. 2020, section 3.2.1).
+
+    One of a single token is all prefix.
     """
-    source, target, tokens = *_lengths(2, rate, mean_span), 2
-    if source > source_length:
-        raise ConfigError("length", f"{source_length} has no room for a span; use {source} or more")
-    while (longer := _lengths(tokens + 1, rate, mean_span))[0] <= source_length:
-        (source, target), tokens = longer, tokens + 1
-    if rate == 0.5 and target > source:  # as t5, which prefers equal lengths
-        return tokens - 1, target - 1
-    return tokens, target
+    cut = int(rng.integers(1, ids.size)) if ids.size > 1 else ids.size
+    return ids[:cut], ids[cut:]
 
 
-def prefix_split(n: int, rng: np.random.Generator) -> int:
-    """Length of the prefix of a text of n >= 2 tokens, uniform over 1..n-1 (Raffel et al. 2020,
-    section 3.2.1).
-    """
-    return int(rng.integers(1, n))
-
-
-def sequential_split(n: int, rng: np.random.Generator, rate: float = 0.25) -> int:
-    """Length of the prefix of a text of n >= 2 tokens whose target is `rate` of it in the mean,
-    its length uniform (S-denoising, Tay et al. 2022, section 3.1.2).
-    """
-    most = min(max(round(2 * rate * n) - 1, 1), n - 1)
-    return n - int(rng.integers(1, most + 1))
+def prefix_sizes(length: np.ndarray) -> Sizes:
+    """Of the pairs of `prefixed`."""
+    return Sizes(np.maximum(length - 1, 1), length - 1, length)
 
 
 def denoised(
@@ -110,8 +102,7 @@ def denoised(
     rng: np.random.Generator,
     *,
     sentinels: Sequence[int],
-    eos: int,
-    denoisers: Sequence[Denoiser] = DENOISERS,
+    denoisers: Sequence[Denoiser],
     modes: Mapping[str, int] | None = None,
 ) -> Pair:
     """A text of ids [n] as one of the denoisers, each as likely, makes it.
@@ -123,16 +114,27 @@ def denoised(
     if denoiser.mode == "S" and ids.size > 1:
         check_sentinels(sentinels, 1)
         cut = sequential_split(ids.size, rng, denoiser.rate)
-        source = _ended([*ids[:cut], sentinels[0]], eos)
-        target = _ended([sentinels[0], *ids[cut:]], eos)
+        source, target = np.append(ids[:cut], sentinels[0]), np.insert(ids[cut:], 0, sentinels[0])
     else:
-        rate, mean = denoiser.rate, max(denoiser.mean_span, 1)
-        source, target = span_corrupted(
-            ids, rng, rate=rate, mean_span=mean, sentinels=sentinels, eos=eos
-        )
-    if modes is None:
-        return source, target
-    return np.append(np.int32(modes[denoiser.mode]), source), target
+        rate, mean = denoiser.rate, max(denoiser.mean_span, 1)  # S has none
+        source, target = span_corrupted(ids, rng, rate=rate, mean_span=mean, sentinels=sentinels)
+    if modes is not None:
+        source = np.insert(source, 0, modes[denoiser.mode])
+    return source.astype(np.int32), target.astype(np.int32)
+
+
+def denoised_sizes(length: np.ndarray, denoisers: Sequence[Denoiser], *, modes: bool) -> Sizes:
+    """Of the pairs of `denoised`; modes: whether one is before each source."""
+    each = [_denoiser_sizes(length, denoiser) for denoiser in denoisers]
+    source, target, both = (np.max(sizes, axis=0) for sizes in zip(*each, strict=True))
+    return Sizes(source + modes, target, both + modes)
+
+
+def sequential_split(n: int, rng: np.random.Generator, rate: float = 0.25) -> int:
+    """Length of the prefix of a text of n >= 2 tokens whose target is `rate` of it in the mean,
+    its length uniform (S-denoising, Tay et al. 2022, section 3.1.2).
+    """
+    return n - int(rng.integers(1, int(_longest_end(np.int64(n), rate)) + 1))
 
 
 def check_sentinels(sentinels: Sequence[int], spans: int) -> None:
@@ -142,17 +144,19 @@ def check_sentinels(sentinels: Sequence[int], spans: int) -> None:
         raise ConfigError("tokenizer", f"{what}; use one with {spans} or more, or longer spans")
 
 
-def _lengths(tokens: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """(source, target) of a text of so many tokens, with sentinels and end tokens."""
-    noise, spans = noise_counts(tokens, rate, mean_span)
-    return tokens - noise + spans + 1, noise + spans + 1
+def _longest_end(length: np.ndarray | np.integer, rate: float) -> np.ndarray:
+    """Most tokens after the prefix of `sequential_split`."""
+    return np.clip(np.rint(2 * rate * length) - 1, 1, length - 1).astype(np.int64)
+
+
+def _denoiser_sizes(length: np.ndarray, denoiser: Denoiser) -> Sizes:
+    if denoiser.mode != "S":
+        return span_sizes(length, denoiser.rate, denoiser.mean_span)
+    end = _longest_end(length, denoiser.rate)
+    return Sizes(length, end + 1, length + 2)
 
 
 def _segmented(items: int, segments: int, rng: np.random.Generator) -> np.ndarray:
     """int64 [segments]: lengths of 1 or more with the sum `items`, every such row as likely."""
     cuts = np.sort(rng.permutation(items - 1)[: segments - 1]) + 1
     return np.diff(cuts, prepend=0, append=items)
-
-
-def _ended(ids: np.ndarray | Sequence[int], eos: int) -> np.ndarray:
-    return np.append(np.asarray(ids, np.int32), np.int32(eos))

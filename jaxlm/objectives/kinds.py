@@ -9,6 +9,10 @@ TRAINS: dict[str, tuple[str, ...]] = {
     "sft": ("decoder",),
     "mlm": ("encoder",),
     "contrastive": ("encoder", "decoder"),
+    "span_corruption": ("encoder-decoder", "decoder"),
+    "bart": ("encoder-decoder",),
+    "ul2": ("encoder-decoder", "decoder"),
+    "prefix_lm": ("decoder", "encoder-decoder"),
 }
 """By `objective.type`: the kinds of models, as `kind` names them."""
 

@@ -160,6 +160,10 @@ class Tokenizer(ABC):
         """
         return words.ends(self._pieces(), self._apart)
 
+    def sentence_ends(self) -> np.ndarray:
+        """bool [vocab]: whether a sentence ends with an id: . ! ? or the end of a line."""
+        return words.sentence_ends(self._pieces())
+
     def beginning(self, text: str) -> list[int]:
         """Ids of a text as documents begin in training: nothing that is put at a text's end."""
         first = [] if self.bos is None else [self.bos]

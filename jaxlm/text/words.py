@@ -8,6 +8,7 @@ PART = "\ufffd"
 """Stands in a piece for bytes that are no whole character."""
 CONTEXTS = ("a", "1")
 """What a piece is put beside, to see whether it is always cut off there: a letter and a digit."""
+SENTENCE_ENDS = (".", "!", "?", "\n")
 
 
 def starts(pieces: Sequence[str | None], apart: Callable[[str, str], bool]) -> np.ndarray:
@@ -22,6 +23,11 @@ def starts(pieces: Sequence[str | None], apart: Callable[[str, str], bool]) -> n
 def ends(pieces: Sequence[str | None], apart: Callable[[str, str], bool]) -> np.ndarray:
     """bool [vocab]: whether a word begins after a piece whatever stands there; as `starts`."""
     return np.array([_ends(piece, apart) for piece in pieces], bool)
+
+
+def sentence_ends(pieces: Sequence[str | None]) -> np.ndarray:
+    """bool [vocab]: whether a piece ends with what ends a sentence; see `starts`."""
+    return np.array([piece is not None and piece.endswith(SENTENCE_ENDS) for piece in pieces], bool)
 
 
 def _starts(piece: str | None, apart: Callable[[str, str], bool]) -> bool:

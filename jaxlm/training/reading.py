@@ -4,14 +4,16 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxlm.config.objectives import Contrastive, Mlm
+from jaxlm.config.objectives import Contrastive, Mlm, Pairs
 from jaxlm.config.schema import RunConfig
 from jaxlm.data import examples, pairs, pipeline
 from jaxlm.data.cache import Tokens
+from jaxlm.data.corrupted import corrupted
 from jaxlm.data.masked import check_mask, masked
 from jaxlm.data.packing import Rows, Windows
 from jaxlm.data.pipeline import Dataset, Opener
 from jaxlm.text.tokenizer import Tokenizer
+from jaxlm.training.corruption import corruption
 
 Say = Callable[[str], None]
 AUDIT, LOST = "audit.json", "dropped.jsonl"
@@ -29,24 +31,32 @@ def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
 
 def documents(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
     """How sources of documents are opened. Raises ConfigError for a token that is not there."""
-
-    def rows(stream: Tokens) -> Rows:
-        chosen, length = config.objective, config.length
-        if isinstance(chosen, Mlm):
-            types = config.model.embedding.types > 0
-            how = {"length": length, "types": types, "seed": config.seed}
-            return masked(stream, tokenizer, chosen, **how)
-        return Windows(stream, length, tokenizer.vocab, tokenizer.pad)
-
-    if isinstance(config.objective, Mlm):
-        check_mask(tokenizer)
     return pipeline.documents(
         tokenizer,
-        rows,
+        _rows(config, tokenizer),
         parse_special=config.data.parse_special,
         cache=config.data.cache,
         say=say,
     )
+
+
+def _rows(config: RunConfig, tokenizer: Tokenizer) -> Callable[[Tokens], Rows]:
+    """From a stream of documents to the rows that the objective learns from."""
+    chosen, model = config.objective, config.model
+    length, seed = config.length, config.seed
+    if isinstance(chosen, Mlm):
+        check_mask(tokenizer)
+        types = model.embedding.types > 0
+        return lambda stream: masked(
+            stream, tokenizer, chosen, length=length, types=types, seed=seed
+        )
+    if isinstance(chosen, Pairs):
+        how, shape = corruption(chosen, tokenizer), chosen.rows
+        start = model.encoder.start if model.structure == "encoder-decoder" else None
+        return lambda stream: corrupted(
+            stream, tokenizer, how, shape=shape, length=length, start=start, seed=seed
+        )
+    return lambda stream: Windows(stream, length, tokenizer.vocab, tokenizer.pad)
 
 
 def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Dataset | None]:

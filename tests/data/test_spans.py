@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxlm.config.objectives import Ul2
 from jaxlm.core.errors import ConfigError
 from jaxlm.data import spans
 from jaxlm.data.noise import generator
 
-EOS, PREFIX = 1, {"R": 2, "S": 3, "X": 4}
+PREFIX = {"R": 2, "S": 3, "X": 4}
+DENOISERS = [spans.Denoiser(each.mode, each.rate, each.span) for each in Ul2().denoisers]
 SENTINELS = tuple(range(999, 799, -1))
 
 
@@ -21,14 +23,19 @@ def text(n):
 
 def corrupted(n, seed, rate=0.15, mean=3.0):
     return spans.span_corrupted(
-        text(n), generator(seed), rate=rate, mean_span=mean, sentinels=SENTINELS, eos=EOS
+        text(n), generator(seed), rate=rate, mean_span=mean, sentinels=SENTINELS
     )
 
 
+def denoised(n, seed):
+    how = {"sentinels": SENTINELS, "denoisers": DENOISERS, "modes": PREFIX}
+    return spans.denoised(text(n), generator(seed), **how)
+
+
 def runs(ids):
-    """The tokens after each sentinel, in order, without the end token."""
+    """The tokens after each sentinel, in order."""
     found = {}
-    for each in ids[:-1].tolist():
+    for each in ids.tolist():
         if each in SENTINELS:
             found[each] = []
         else:
@@ -38,9 +45,8 @@ def runs(ids):
 
 def restored(source, target):
     """The text again: each sentinel gives way to what the target has after it."""
-    assert source[-1] == target[-1] == EOS
     filling = runs(target)
-    parts = [filling.pop(i) if i in SENTINELS else [i] for i in source[:-1].tolist()]
+    parts = [filling.pop(i) if i in SENTINELS else [i] for i in source.tolist()]
     assert not filling
     return [token for part in parts for token in part]
 
@@ -64,9 +70,10 @@ def test_source_and_target_together_are_the_text(n, seed, rate, mean):
     source, target = corrupted(n, seed, rate, mean)
     assert restored(source, target) == text(n).tolist()
     noise, count = spans.noise_counts(n, rate, mean)
-    assert (source.size, target.size) == (n - noise + count + 1, noise + count + 1)
+    assert (source.size, target.size) == (n - noise + count, noise + count)
+    assert (source.size, target.size, n + 2 * count) == spans.span_sizes(np.int64(n), rate, mean)
     assert list(runs(target)) == list(SENTINELS[:count])
-    assert target[0] == SENTINELS[0] and source[-2] == SENTINELS[count - 1]
+    assert target[0] == SENTINELS[0] and source[-1] == SENTINELS[count - 1]
     assert source.dtype == target.dtype == np.int32
 
 
@@ -75,7 +82,7 @@ def test_the_share_is_fifteen_percent_and_spans_are_three_long():
     for seed in range(300):
         _, target = corrupted(568, seed)
         lengths += map(len, runs(target).values())
-        assert (target < 800).sum() - 1 == round(0.15 * 568)
+        assert (target < 800).sum() == round(0.15 * 568)
     error = np.std(lengths) / np.sqrt(len(lengths))
     assert np.mean(lengths) == pytest.approx(3, abs=max(4 * error, 85 / 28 - 3 + 1e-9))
 
@@ -92,23 +99,9 @@ def test_noise_is_where_the_papers_code_has_it():
     assert ours[0] == theirs[0] == 0 and ours[-1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("source", "rate", "raw", "target"), [(512, 0.15, 568, 114), (512, 0.5, 766, 512)]
-)
-def test_texts_fill_the_source(source, rate, raw, target):
-    """t5's random_spans_helper: 568 tokens of text for a source of 512, a target of 114."""
-    assert spans.raw_length(source, rate, 3) == (raw, target)
-    made = corrupted(raw, 0, rate)
-    assert [each.size for each in made] == [source, target]
-
-
-def test_a_source_without_room_and_too_few_sentinels_are_told():
-    with pytest.raises(ConfigError, match="length: 2 has no room for a span; use 3 or more"):
-        spans.raw_length(2, 0.15, 3)
+def test_too_few_sentinels_are_told():
     with pytest.raises(ConfigError, match="tokenizer: has 3 sentinels .* needs 28; use one with"):
-        spans.span_corrupted(
-            text(568), generator(0), rate=0.15, mean_span=3, sentinels=(9, 8, 7), eos=EOS
-        )
+        spans.span_corrupted(text(568), generator(0), rate=0.15, mean_span=3, sentinels=(9, 8, 7))
 
 
 def test_the_same_key_gives_the_same_pair_and_another_pass_another():
@@ -120,10 +113,10 @@ def test_the_same_key_gives_the_same_pair_and_another_pass_another():
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 300), st.integers(0, 10**6))
 def test_every_denoiser_keeps_the_text(n, seed):
-    source, target = spans.denoised(
-        text(n), generator(seed), sentinels=SENTINELS, eos=EOS, modes=PREFIX
-    )
+    source, target = denoised(n, seed)
     assert source[0] in PREFIX.values()
+    most = spans.denoised_sizes(np.int64(n), DENOISERS, modes=True)
+    assert (np.array([source.size, target.size, source.size + target.size]) <= most).all()
     if n > 1:
         assert restored(source[1:], target) == text(n).tolist()
 
@@ -133,9 +126,7 @@ def test_the_seven_denoisers_are_as_likely_and_have_the_papers_shares():
     modes, shares = Counter(), {mode: [] for mode in PREFIX}
     names = {i: mode for mode, i in PREFIX.items()}
     for seed in range(rows):
-        source, target = spans.denoised(
-            text(n), generator(seed), sentinels=SENTINELS, eos=EOS, modes=PREFIX
-        )
+        source, target = denoised(n, seed)
         mode = names[int(source[0])]
         modes[mode] += 1
         shares[mode].append(((target >= 10) & (target < 800)).sum() / n)
@@ -152,7 +143,7 @@ def test_the_seven_denoisers_are_as_likely_and_have_the_papers_shares():
 
 def test_prefixes_are_uniform():
     n, rows = 9, 4000
-    counts = Counter(spans.prefix_split(n, generator(seed)) for seed in range(rows))
+    counts = Counter(spans.prefixed(text(n), generator(seed))[0].size for seed in range(rows))
     assert sorted(counts) == list(range(1, n))
     assert max(counts.values()) < rows / 8 + 5 * np.sqrt(rows / 8)
     assert min(counts.values()) > rows / 8 - 5 * np.sqrt(rows / 8)
@@ -161,5 +152,5 @@ def test_prefixes_are_uniform():
 def test_the_noise_stays_what_it_was():
     """A run that resumes under a later version must see the pairs it would have seen."""
     source, target = corrupted(12, 7, rate=0.4, mean=2)
-    assert source.tolist() == [10, 11, 12, 13, 999, 16, 17, 18, 998, 1]
-    assert target.tolist() == [999, 14, 15, 998, 19, 20, 21, 1]
+    assert source.tolist() == [10, 11, 12, 13, 999, 16, 17, 18, 998]
+    assert target.tolist() == [999, 14, 15, 998, 19, 20, 21]
