@@ -17,6 +17,10 @@ TRAINS: dict[str, tuple[str, ...]] = {
 """By `objective.type`: the kinds of models, as `kind` names them."""
 
 
+SENTINELS = ("span_corruption", "ul2")
+"""Those whose tokenizer needs sentinels, whatever the model's structure."""
+
+
 def kind(spec: ModelSpec) -> str:
     """What a model is to an objective: its structure, or a classifier."""
     return "classifier" if spec.head.labels else spec.structure

@@ -24,6 +24,7 @@ from jaxlm.models.axes import AXES
 from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import make_forward
+from jaxlm.objectives.kinds import SENTINELS
 from jaxlm.observe.progress import Progress
 from jaxlm.text import chat
 from jaxlm.text import tokenizer as tokenizers
@@ -141,6 +142,8 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
     """The run's own tokenizer: the one in its folder, else a given one or one trained now."""
     path = config.tokenizer.path
     kind, vocab = (None, 0) if path else (config.tokenizer.type, config.tokenizer.vocab)
+    sentinels = config.objective.type in SENTINELS
+    form = "encoder-decoder" if sentinels else config.model.structure
 
     def make() -> None:
         if folder.is_dir():
@@ -149,7 +152,7 @@ def get_tokenizer(config: RunConfig, folder: Path, voice: Progress) -> Tokenizer
             made = tokenizers.load(local(path or ""))
         else:
             with voice.phase("training the tokenizer"):
-                made = train_tokenizer(kind, vocab, reading.texts(config), config.model.structure)
+                made = train_tokenizer(kind, vocab, reading.texts(config), form)
         if config.objective.type == "sft" and config.examples.template:
             chat.adopt(made, config.examples.template)  # so that it is asked as it was taught
         temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
