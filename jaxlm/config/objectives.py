@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jaxlm.config.values import Beta, NonNegative, Positive, Rate, Share, Stretch, Whole, many
+from jaxlm.config.values import (
+    Beta,
+    Count,
+    NonNegative,
+    Positive,
+    Rate,
+    Share,
+    Stretch,
+    Whole,
+    many,
+)
 from jaxlm.core.section import Section
 
 Names = Annotated[
@@ -162,6 +172,27 @@ class Ul2(Pairs):
     modes: Modes = Modes()
 
 
+class Seq2seq(LanguageModel):
+    """The target that belongs to a source (Sutskever et al. 2014), by an encoder-decoder."""
+
+    type: Literal["seq2seq"] = "seq2seq"
+    source: Names = ()
+    """The columns of a source, one after the other, a line each; left out, they are found."""
+    target: str | None = None
+    """The column of its target; left out, it is found."""
+    target_length: Count | None = None
+    """Most tokens of a target, and of all in a row; left out, `length`, which sources have."""
+
+    @model_validator(mode="after")
+    def _both(self) -> "Seq2seq":
+        source, target = vars(self)["source"], vars(self)["target"]
+        if bool(source) != (target is not None):
+            have, lacks = ("source", "target") if source else ("target", "source")
+            what = f"{have} is there and {lacks} is not; name objective.{lacks} too"
+            raise ValueError(f"{what}, or leave both out")
+        return self
+
+
 class PrefixLm(Pairs):
     """What comes after a beginning of any length (Raffel et al. 2020, section 3.2.1)."""
 
@@ -169,17 +200,20 @@ class PrefixLm(Pairs):
 
 
 Objective = Annotated[
-    Clm | Sft | Mlm | SpanCorruption | Bart | Ul2 | PrefixLm | Contrastive,
+    Clm | Sft | Mlm | Contrastive | SpanCorruption | Bart | Ul2 | PrefixLm | Seq2seq,
     Field(discriminator="type"),
 ]
 
 HEADLESS = ("contrastive",)
 """Objectives that learn from hidden states: the head that scores ids takes no part."""
 
+APART = ("contrastive", "seq2seq")
+"""Objectives that learn from records alone: no documents stand among their rows."""
+
 READERS: dict[str, tuple[str, ...]] = {
     "template": ("sft",),
     "learn": ("sft",),
-    "overlong": ("sft", "contrastive"),
-    "packing": ("sft",),
+    "overlong": ("sft", "contrastive", "seq2seq"),
+    "packing": ("sft", "seq2seq"),
 }
 """Which objectives read a key of `examples`."""

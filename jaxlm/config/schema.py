@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from jaxlm.config.objectives import READERS, Clm, Objective
+from jaxlm.config.objectives import APART, READERS, Clm, Objective
 from jaxlm.config.optimizers import AdamW, Optimizer
 from jaxlm.config.values import (
     Beta,
@@ -203,21 +203,40 @@ class Evaluate(Section):
     """The run ends when the loss on `general` has grown by more than this, in nats per token."""
 
 
+Metric = Literal["exact", "rouge_l", "chrf"]
+
+
 class Samples(Section):
     """What the model answers at each evaluation."""
 
     prompts: str | None = None
     """A file of examples, whose answers may be missing; a .txt with a prompt in each line; or
-    `validation`: what a run on examples holds out."""
+    `validation`: what a run on examples or of seq2seq holds out."""
     count: Count = 16
     """Most prompts, the first ones."""
     tokens: Count = 64
     """Most tokens of an answer."""
+    beams: Count = 1
+    """Beams of the search for an answer; 1 is greedy."""
+    length_penalty: Annotated[float, Field(ge=-5, le=5)] = 1.0
+    """Larger is for longer answers: beams are ranked by their log-probability over
+    length ** length_penalty."""
     match: str | None = None
     """When an answer is right: exact, json, json:FIELD, xml, xml:TAG or regex:PATTERN, against what
     is expected, if anything is."""
     json_schema: str | None = None
     """A file with the JSON schema that answers fit."""
+    metrics: Annotated[tuple[Metric, ...], BeforeValidator(many)] = ()
+    """How near answers are to what is expected: exact, rouge_l or chrf; the last two need
+    jaxlm[metrics]."""
+
+    @model_validator(mode="after")
+    def _searched(self) -> "Samples":
+        f = vars(self)
+        if f["beams"] == 1 and f["length_penalty"] != 1:
+            what = "is of beam search; add samples.beams=4, or leave it out"
+            raise ValueError(f"samples.length_penalty={f['length_penalty']:g} {what}")
+        return self
 
 
 class Profile(Section):
@@ -254,6 +273,13 @@ def _check_examples(examples: Examples, objective: str) -> None:
     if odd := [key for key in set_ if objective not in READERS[key]]:
         readers = " or ".join(READERS[odd[0]])
         raise ValueError(f"examples.{odd[0]} is of objective.type={readers}; leave it out")
+
+
+def _check_replay(data: Data, objective: str) -> None:
+    """Raise ValueError for documents beside what the objective learns from."""
+    if vars(data)["replay"] and objective in APART:
+        what = f"replays documents, which objective.type={objective} does not learn from"
+        raise ValueError(f"data.replay {what}; leave it out")
 
 
 class RunConfig(Section):
@@ -328,6 +354,7 @@ class RunConfig(Section):
             raise ValueError(f"frozen_dtype={f['frozen_dtype']} {what}")
         _check_tuning(f["lora"], f["evaluate"], f["init"])
         _check_examples(f["examples"], vars(f["objective"])["type"])
+        _check_replay(f["data"], vars(f["objective"])["type"])
         for key in ("run_dir", "init"):
             away = f[key] and "://" in f[key]  # a Path would make a local folder named `gs:` of it
             if away and not (key == "init" and f[key].startswith("hf://")):

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from jaxlm.core.errors import DataError
-from jaxlm.data import files
+from jaxlm.data import files, seq2seq
 from jaxlm.data.cache import held_out
 from jaxlm.data.examples import How, is_kept, read_examples, said, template_for
 from jaxlm.data.formats import ROLES, Example, detect
+from jaxlm.data.paired import Fitting
 from jaxlm.data.records import READERS, is_saved, records
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
@@ -61,16 +62,55 @@ def held(
     return [_asked(each, tokenizer, how) for each in itertools.islice(chosen, count)]
 
 
-def _of_file(path: str) -> Iterator[Example]:
+def read_sources(path: str, tokenizer: Tokenizer, how: seq2seq.How, count: int) -> list[Asked]:
+    """As `read_file`, of sources for an encoder-decoder, whose targets may be missing."""
+    found = itertools.islice(_in_file(path), count)
+    pairs = [
+        seq2seq.Example(where, said, None)
+        if isinstance(said, str)
+        else seq2seq.pair_of(said, how, where)[0]
+        for where, said in found
+    ]
+    if not pairs:
+        raise DataError(path, "holds no prompt; write at least one")
+    return [
+        Asked(tokenizer.encode(each.source), each.source, each.target, each.where) for each in pairs
+    ]
+
+
+def held_sources(
+    sources: Iterable[Source], share: float | None, fitting: Fitting, how: seq2seq.How, count: int
+) -> list[Asked]:
+    """As `held`, of pairs: their sources as they are in rows, and those that are dropped not."""
+    every = itertools.chain.from_iterable(seq2seq.read_examples(each, how) for each in sources)
+    held = (each for each in every if share is None or held_out(each.source, share))
+    fitted = ((each, fitting.pair(each)) for each in held)
+    found = (
+        Asked(pair[0].tolist(), each.source, each.target, each.where)
+        for each, pair in fitted
+        if pair is not None
+    )
+    return [*itertools.islice(found, count)]
+
+
+def _in_file(path: str) -> Iterator[tuple[str, str | dict[str, Any]]]:
+    """(where, the line of a text or a record)."""
     found = [files.local(path)] if is_saved(path) else files.find(path, (*READERS, LINES))
     for file in found:
-        if files.suffix(file) == LINES:
-            for number, line in enumerate(files.text_of(file).split("\n"), 1):
-                if line := line.removesuffix("\r"):
-                    yield Example(f"{file}:{number}", prompt=line)
+        if files.suffix(file) != LINES:
+            yield from records(file)
             continue
-        for where, record in records(file):
-            whole = _answered(record)
+        for number, line in enumerate(files.text_of(file).split("\n"), 1):
+            if line := line.removesuffix("\r"):
+                yield f"{file}:{number}", line
+
+
+def _of_file(path: str) -> Iterator[Example]:
+    for where, found in _in_file(path):
+        if isinstance(found, str):
+            yield Example(where, prompt=found)
+        else:
+            whole = _answered(found)
             yield detect(whole.keys(), where).read(whole, where)
 
 

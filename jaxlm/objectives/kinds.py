@@ -13,6 +13,7 @@ TRAINS: dict[str, tuple[str, ...]] = {
     "bart": ("encoder-decoder",),
     "ul2": ("encoder-decoder", "decoder"),
     "prefix_lm": ("decoder", "encoder-decoder"),
+    "seq2seq": ("encoder-decoder",),
 }
 """By `objective.type`: the kinds of models, as `kind` names them."""
 

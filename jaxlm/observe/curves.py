@@ -31,8 +31,11 @@ CHARTS: tuple[dict[str, Any], ...] = (
             "samples_match": "right",
             "samples_parsed": "parsed",
             "samples_schema": "fitting the schema",
+            "samples_exact": "as expected",
+            "samples_rouge_l": "ROUGE-L",
         },
     },
+    {"title": "Answers: chrF", "series": {"samples_chrf": "chrF2, of 100"}},
     {"title": "Learning rate", "log": True, "series": {"learning_rate": "rate"}},
     {
         "title": "Gradient norm",

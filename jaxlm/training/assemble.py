@@ -188,6 +188,9 @@ def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None
             "model.vocab",
             f"{spec.vocab} is less than the tokenizer's {tokenizer.vocab} ids; leave it out",
         )
+    if spec.structure == "encoder-decoder" and spec.encoder.start >= spec.vocab:
+        what = f"id {spec.encoder.start} is outside the vocabulary of {spec.vocab} ids"
+        raise ConfigError("model.encoder.start", f"{what}; use the tokenizer's {tokenizer.pad}")
     if spec.max_length < config.length:
         raise ConfigError(
             "length",

@@ -11,7 +11,6 @@ from jaxlm.core.tree import Mask
 from jaxlm.data.asked import Asked
 from jaxlm.data.general import general
 from jaxlm.data.pipeline import Dataset
-from jaxlm.inference.generate import Generator
 from jaxlm.models import lora
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Forward
@@ -19,6 +18,7 @@ from jaxlm.objectives.base import Objective
 from jaxlm.objectives.divergence import Base
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.training import samples
+from jaxlm.training.answers import answering
 from jaxlm.training.evaluate import Gauge, validation
 from jaxlm.training.forgetting import forgetting
 from jaxlm.training.samples import Say, sampling
@@ -45,7 +45,7 @@ def read(config: RunConfig, spec: ModelSpec, tokenizer: Tokenizer, held: Dataset
     if rows is None and config.evaluate.max_forgetting is not None:
         what = "no general text is scored: this model does not continue texts; leave it out"
         raise ConfigError("evaluate.max_forgetting", what)
-    return Texts(held, rows, samples.read(config, tokenizer, spec.max_length))
+    return Texts(held, rows, samples.read(config, tokenizer, spec))
 
 
 def base_beside(mask: Mask) -> Base | None:
@@ -79,6 +79,6 @@ def make(
     if texts.general is not None:
         found.append(forgetting(texts.general, forward, layout, folder, base=base))
     if texts.prompts:
-        how = config, texts.prompts, Generator(forward, spec), tokenizer, folder, say
-        found.append(sampling(*how, shards=layout.size("batch")))
+        answer = answering(config.samples, forward, spec, tokenizer, shards=layout.size("batch"))
+        found.append(sampling(config, texts.prompts, answer, folder, say))
     return tuple(found)

@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxlm.config.objectives import Contrastive, Mlm, Pairs
+from jaxlm.config.objectives import Contrastive, Mlm, Pairs, Seq2seq
 from jaxlm.config.schema import RunConfig
-from jaxlm.data import examples, pairs, pipeline
+from jaxlm.data import examples, paired, pairs, pipeline, seq2seq
 from jaxlm.data.cache import Tokens
 from jaxlm.data.corrupted import corrupted
 from jaxlm.data.masked import check_mask, masked
@@ -26,6 +26,9 @@ def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
     if isinstance(config.objective, Contrastive):
         how = config.objective, config.examples.overlong
         return pairs.opener(tokenizer, *how, length=config.length, say=say)
+    if isinstance(config.objective, Seq2seq):
+        start, how = config.model.encoder.start, (config.objective, config.examples)
+        return paired.opener(tokenizer, *how, length=config.length, start=start, say=say)
     return documents(config, tokenizer, say)
 
 
@@ -89,6 +92,8 @@ def texts(config: RunConfig) -> Iterator[str]:
         return examples.texts(data.train, held)
     if isinstance(config.objective, Contrastive):
         return pairs.texts(data.train, config.objective, held)
+    if isinstance(config.objective, Seq2seq):
+        return seq2seq.texts(data.train, config.objective, held)
     return pipeline.training_texts(data.train, share)
 
 

@@ -1,4 +1,4 @@
-"""Answers to fixed prompts at each evaluation, and the share of them that is right."""
+"""Answers to fixed prompts at each evaluation, and how many of them are right or near it."""
 
 import json
 from collections.abc import Callable
@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.config.objectives import Seq2seq
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.core.tree import Params
 from jaxlm.data import asked
 from jaxlm.data.asked import Asked
-from jaxlm.inference.generate import Generator
+from jaxlm.data.paired import fitting
+from jaxlm.models.spec import ModelSpec
 from jaxlm.observe.metrics import replace
 from jaxlm.text.tokenizer import Tokenizer
-from jaxlm.training import marks
+from jaxlm.training import marks, metrics
+from jaxlm.training.answers import Answer
 from jaxlm.training.evaluate import Gauge
 
 FILE = "samples.jsonl"
@@ -26,71 +29,86 @@ SAID = 2
 Say = Callable[[str], None]
 
 
-def read(config: RunConfig, tokenizer: Tokenizer, positions: int) -> list[Asked]:
-    """The prompts of a run; none without samples.prompts. positions: of the model.
+def read(config: RunConfig, tokenizer: Tokenizer, spec: ModelSpec) -> list[Asked]:
+    """The prompts of a run; none without samples.prompts. An encoder-decoder reads them as sources.
 
     Raises ConfigError and DataError for what cannot be asked.
     """
     chosen = config.samples
     if not chosen.prompts:
         return []
+    pair, objective = spec.structure == "encoder-decoder", config.objective
     if chosen.prompts == "validation":
         found = _held(config, tokenizer)
+    elif pair:
+        how = objective if isinstance(objective, Seq2seq) else Seq2seq()
+        found = asked.read_sources(chosen.prompts, tokenizer, how, chosen.count)
     else:
         found = asked.read_file(chosen.prompts, tokenizer, config.examples, chosen.count)
-    for each in found:
-        if len(each.ids) + chosen.tokens > positions:
-            raise DataError(
-                each.where,
-                f"{len(each.ids)} tokens of prompt and samples.tokens={chosen.tokens} exceed the "
-                f"model's {positions} positions; shorten one",
-            )
-    if chosen.match == "exact" and not any(each.expected for each in found):
-        what = "exact needs answers to compare with; add them to the prompts, or use json or regex:"
-        raise ConfigError(marks.WHERE, what)
+    _check_length(found, chosen.tokens, spec)
+    if not any(each.expected for each in found):
+        what = "answers to compare with; add them to the prompts"
+        if chosen.match == "exact":
+            raise ConfigError(marks.WHERE, f"exact needs {what}, or use json or regex:")
+        if chosen.metrics:
+            raise ConfigError("samples.metrics", f"needs {what}, or leave it out")
     return found
 
 
+def _check_length(prompts: list[Asked], most: int, spec: ModelSpec) -> None:
+    """Raise DataError for a prompt that leaves no room for an answer of `most` tokens."""
+    apart, positions = spec.structure == "encoder-decoder", spec.max_length
+    for each in prompts:
+        long = len(each.ids)
+        if (max(long, most) if apart else long + most) > positions:
+            raise DataError(
+                each.where,
+                f"{long} tokens of prompt {'or' if apart else 'and'} samples.tokens={most} exceed "
+                f"the model's {positions} positions; shorten one",
+            )
+
+
 def _held(config: RunConfig, tokenizer: Tokenizer) -> list[Asked]:
-    data, count = config.data, config.samples.count
-    if config.objective.type != "sft" or data.validation is None:
-        what = "validation is of objective.type=sft with data.validation; name a file of prompts"
-        raise ConfigError("samples.prompts", what)
+    data, count, objective = config.data, config.samples.count, config.objective
+    if objective.type not in ("sft", "seq2seq") or data.validation is None:
+        what = "validation is of objective.type=sft or seq2seq with data.validation"
+        raise ConfigError("samples.prompts", f"{what}; name a file of prompts")
     own = data.validation if isinstance(data.validation, tuple) else None
-    share = None if own else data.validation
-    chosen = own or data.train, share, tokenizer, config.examples, count
-    return asked.held(*chosen, length=config.length)  # pyright: ignore
+    sources, share = own or data.train, None if own else data.validation
+    if isinstance(objective, Seq2seq):
+        fit = fitting(objective, config.examples.overlong, tokenizer, config.length)
+        return asked.held_sources(sources, share, fit, objective, count)  # pyright: ignore
+    how = share, tokenizer, config.examples, count
+    return asked.held(sources, *how, length=config.length)  # pyright: ignore
 
 
 def sampling(
-    config: RunConfig,
-    prompts: list[Asked],
-    generator: Generator,
-    tokenizer: Tokenizer,
-    folder: Path,
-    say: Say,
-    *,
-    shards: int,
+    config: RunConfig, prompts: list[Asked], answer: Answer, folder: Path, say: Say
 ) -> Gauge:
-    """samples_match, samples_parsed and samples_schema: shares of the answers, greedy ones.
+    """samples_match, samples_parsed, samples_schema, and samples_METRIC: of the answers.
 
-    Each is there when samples.match or samples.json_schema asks for it. shards: over how many
-    devices the rows split. Raises as `marks.marker` and `marks.fits` do.
+    The first three are shares, there when samples.match or samples.json_schema asks for them.
+    Raises as `marks.marker`, `marks.fits` and `metrics.metric` do.
     """
-    mark, most = _marking(config), config.samples.tokens
+    mark = _marking(config)
+    scores = {name: metrics.metric(name) for name in config.samples.metrics}
 
     def gauge(step: int, params: Params, beat: Callable[[], None]) -> dict[str, float]:
-        answers = _answers(prompts, params, generator, tokenizer, most, shards, beat)
+        answers = answer([each.ids for each in prompts], params, beat)
         rows = [
-            {"step": step, "prompt": each.text, "output": answer, "expected": each.expected}
-            | mark(answer, each.expected)
-            for each, answer in zip(prompts, answers, strict=True)
+            {"step": step, "prompt": each.text, "output": said, "expected": each.expected}
+            | mark(said, each.expected)
+            for each, said in zip(prompts, answers, strict=True)
         ]
-        for each, answer in list(zip(prompts, answers, strict=True))[:SAID]:
-            say(f"  {_short(each.text)} -> {_short(answer)}")
+        for each, said in list(zip(prompts, answers, strict=True))[:SAID]:
+            say(f"  {_short(each.text)} -> {_short(said)}")
         distributed.agree("samples", lambda: _write(folder / FILE, step, rows))
         marked = [name for name in ("match", "parsed", "schema") if name in rows[0]]
-        return {f"samples_{name}": float(np.mean([row[name] for row in rows])) for name in marked}
+        found = {name: float(np.mean([row[name] for row in rows])) for name in marked}
+        each = zip(answers, prompts, strict=True)
+        pairs = [(said, asked.expected) for said, asked in each if asked.expected]
+        found |= {name: score(pairs) for name, score in scores.items()}
+        return {f"samples_{name}": value for name, value in found.items()}
 
     return gauge
 
@@ -118,27 +136,6 @@ def _marking(config: RunConfig) -> Callable[[str, str | None], dict[str, bool]]:
         return found
 
     return mark
-
-
-def _answers(
-    prompts: list[Asked],
-    params: Params,
-    generator: Generator,
-    tokenizer: Tokenizer,
-    most: int,
-    shards: int,
-    beat: Callable[[], None],
-) -> list[str]:
-    starts = [each.ids for each in prompts]
-    whole = starts + starts[:1] * (-len(starts) % shards)
-    said = np.zeros((len(whole), 0), np.int32)
-    for tokens in generator.tokens(params, whole, max_tokens=most):
-        said = np.concatenate([said, tokens[:, None]], 1)
-        beat()
-        if np.isin(said, tokenizer.ends).any(1).all():
-            break
-    rows = zip(starts, said.tolist(), strict=False)
-    return [tokenizer.continuation(start, row) for start, row in rows]
 
 
 def _write(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
