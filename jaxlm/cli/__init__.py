@@ -23,6 +23,7 @@ from jaxlm.cli.embed import embed
 from jaxlm.cli.fetch import fetch
 from jaxlm.cli.generate import generate
 from jaxlm.cli.inspect import inspect
+from jaxlm.cli.predict import predict
 from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, start
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
@@ -46,6 +47,7 @@ app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(fetch)
 app.command(epilog=EXIT_CODES)(generate)
 app.command(epilog=EXIT_CODES)(embed)
+app.command(epilog=EXIT_CODES)(predict)
 
 Arguments = Annotated[
     list[str] | None,
@@ -112,10 +114,15 @@ def evaluate(
 ) -> None:
     """Score a run's newest checkpoint on its validation data."""
     start(platform or platform_of(run))
+    from jaxlm.training import confusion
     from jaxlm.training.evaluate import evaluate_run
 
-    for name, value in evaluate_run(run, batches).items():
-        print(f"{name} {value:.6g}")
+    found = evaluate_run(run, batches)
+    for name, value in found.items():
+        if isinstance(value, int | float):
+            print(f"{name} {value:.6g}")
+    for line in confusion.lines(found):
+        print(line)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -219,13 +226,15 @@ def data_inspect(
 
     config = load(*_split(arguments))
     start("cpu")
-    from jaxlm.data import inspect
+    from jaxlm.config.objectives import Labels
+    from jaxlm.data import inspect, labels_shown
     from jaxlm.observe.progress import Progress
     from jaxlm.training import reading
     from jaxlm.training.assemble import get_tokenizer
+    from jaxlm.training.labels import counted
     from jaxlm.training.state import inherit
 
-    config = inherit(config)
+    config = counted(inherit(config))
 
     with TemporaryDirectory() as scratch:
         own = Path(config.folder, "tokenizer")
@@ -233,7 +242,11 @@ def data_inspect(
         with Progress(scratch, name=config.name, steps=0, primary=True, stream=sys.stderr) as voice:
             tokenizer = get_tokenizer(config, folder, voice)
             data, _ = reading.read(config, tokenizer, voice.say)
-    print(inspect.inspect(data, tokenizer, rows, color=sys.stdout.isatty()))
+    chosen, color = config.objective, sys.stdout.isatty()
+    if isinstance(chosen, Labels):
+        print(labels_shown.inspect(data, tokenizer, chosen, rows, color))
+    else:
+        print(inspect.inspect(data, tokenizer, rows, color))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

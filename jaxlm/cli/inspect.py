@@ -17,5 +17,7 @@ def inspect(model: Model) -> None:
         f"{spec.layers} layers, {spec.embed} wide, {spec.vocab:,} token ids "
         f"in {padded_vocab(spec):,} rows, up to {spec.max_length:,} tokens"
     )
+    if found.labels:
+        print(f"scores {len(found.labels)} labels: {', '.join(found.labels)}")
     print(f"\n{inspecting.table(found)}\n")
     print(f"{words.count(found.parameters)} parameters, {words.size(found.nbytes)}")

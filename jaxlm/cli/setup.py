@@ -33,17 +33,17 @@ def figures(found: dict[str, Any]) -> None:
         print(f"{name:<28}{value:.3g}" if isinstance(value, float) else f"{name:<28}{value}")
 
 
-def start(platform: str) -> None:
-    """Choose where jax computes and where it keeps compiled programs, before it is imported."""
-    from jaxlm.core.platform import choose_platform, use_compile_cache
-
-    choose_platform(platform)
-    use_compile_cache()
-
-
 def platform_of(run: str) -> str:
     """Where a run was trained; auto for what is no run, which whoever loads it will say."""
     from jaxlm.config.load import load
 
     config = os.path.join(run, "config.yaml")
     return load(config).platform if os.path.isfile(config) else "auto"
+
+
+def start(platform: str) -> None:
+    """Choose where jax computes and where it keeps compiled programs, before it is imported."""
+    from jaxlm.core.platform import choose_platform, use_compile_cache
+
+    choose_platform(platform)
+    use_compile_cache()

@@ -199,21 +199,97 @@ class PrefixLm(Pairs):
     type: Literal["prefix_lm"] = "prefix_lm"
 
 
+Weights = Annotated[
+    Literal["balanced"] | tuple[Positive, ...],
+    BeforeValidator(
+        lambda value: tuple(value) if isinstance(value, list) else value,
+        json_schema_input_type=Literal["balanced"] | tuple[Positive, ...],
+    ),
+]
+
+
+class Labels(Section):
+    """What all that predict labels have. Their names and class_weights are found in the training
+    data where they are not given, before the run begins.
+    """
+
+    labels: Names = ()
+    """The labels' names, in the order of their ids; left out, those of the base, or of the training
+    data in order."""
+    label: str | None = None
+    """The column of labels; left out, it is found."""
+    label_smoothing: Beta = 0.0
+    """Share of the target that all labels have alike (Szegedy et al. 2016, section 7)."""
+    class_weights: Weights | None = None
+    """What each label's examples weigh, in the order of labels; balanced: one over how many they
+    are, so that each label weighs the same in all."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Labels":
+        names, weights = vars(self)["labels"], vars(self)["class_weights"]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"labels names {twice[0]} twice; name each label once")
+        if names and isinstance(weights, tuple) and len(weights) != len(names):
+            what = f"class_weights has {len(weights)} numbers for {len(names)} labels"
+            raise ValueError(f"{what}; give one for each, or balanced")
+        return self
+
+
+class Classification(Labels):
+    """The label of a text, or of a pair of texts."""
+
+    type: Literal["classification"] = "classification"
+    problem: Literal["single", "multi", "regression"] = "single"
+    """One label; any number of them, each by itself; or a number."""
+    text: str | None = None
+    """The column of texts; left out, it is found."""
+    pair: str | None = None
+    """The column of second texts; left out, it is found."""
+
+    @model_validator(mode="after")
+    def _of_one_label(self) -> "Classification":
+        f = vars(self)
+        odd = [key for key in ("label_smoothing", "class_weights") if f[key]]
+        if odd and f["problem"] != "single":
+            raise ValueError(f"{odd[0]} is of problem=single, not {f['problem']}; leave it out")
+        if f["pair"] and not f["text"]:
+            raise ValueError(f"pair={f['pair']} needs the column beside it; add text")
+        return self
+
+
+class TokenClassification(Labels):
+    """The label of each word."""
+
+    type: Literal["token_classification"] = "token_classification"
+    words: str | None = None
+    """The column of lists of words; left out, it is found."""
+
+
 Objective = Annotated[
-    Clm | Sft | Mlm | Contrastive | SpanCorruption | Bart | Ul2 | PrefixLm | Seq2seq,
+    Clm
+    | Sft
+    | Mlm
+    | SpanCorruption
+    | Bart
+    | Ul2
+    | PrefixLm
+    | Seq2seq
+    | Classification
+    | TokenClassification
+    | Contrastive,
     Field(discriminator="type"),
 ]
 
 HEADLESS = ("contrastive",)
 """Objectives that learn from hidden states: the head that scores ids takes no part."""
 
-APART = ("contrastive", "seq2seq")
+APART = ("contrastive", "seq2seq", "classification", "token_classification")
 """Objectives that learn from records alone: no documents stand among their rows."""
 
 READERS: dict[str, tuple[str, ...]] = {
     "template": ("sft",),
     "learn": ("sft",),
-    "overlong": ("sft", "contrastive", "seq2seq"),
-    "packing": ("sft", "seq2seq"),
+    "overlong": ("sft", "seq2seq", "classification", "token_classification", "contrastive"),
+    "packing": ("sft", "seq2seq", "classification", "token_classification"),
 }
 """Which objectives read a key of `examples`."""

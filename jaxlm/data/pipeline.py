@@ -127,14 +127,19 @@ class Dataset:
             chosen = source == number
             found = self.sources[number].take(row[chosen], index[real[chosen]])
             for name, array in found.items():
-                batch[name][real[chosen]] = array[:, : batch[name].shape[1]]
+                width = min(array.shape[1], batch[name].shape[1])
+                batch[name][real[chosen], :width] = array[:, :width]
         return batch
 
     @cached_property
     def _none(self) -> Batch:
         """A batch without a row: its arrays' names, types and whole widths."""
         empty = np.zeros(0, np.int64)
-        return self.sources[0].take(empty, empty)
+        found = [source.take(empty, empty) for source in self.sources]
+        return {
+            name: max((each[name] for each in found), key=lambda array: array.shape[1])
+            for name in found[0]
+        }
 
     @property
     def columns(self) -> dict[str, int]:

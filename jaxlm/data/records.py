@@ -91,9 +91,15 @@ def _json(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
 
 
 def _csv(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
+    return table(file)
+
+
+def table(file: Any, columns: Sequence[str] | None = None) -> Iterator[Record]:
+    """The rows of a .csv or .tsv file. columns: their names, where the first line has none."""
     body = text_of(file)
     delimiter = "\t" if suffix(file) == ".tsv" else ","
-    rows = csv.DictReader(io.StringIO(body, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(body, newline="")
+    rows = csv.DictReader(lines, columns, delimiter=delimiter, strict=True)
     names: Sequence[str] = []
     with reading(file):
         names = rows.fieldnames or []
@@ -105,8 +111,9 @@ def _csv(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
             return
         where = f"{file}:{rows.line_num}"
         if None in row or None in row.values():
+            says = "has" if columns else "names"
             have = len(names) + len(row.get(None) or ()) - list(row.values()).count(None)
-            wrong = f"{have} fields where the first line names {len(names)}; quote the text"
+            wrong = f"{have} fields where the first line {says} {len(names)}; quote the text"
             raise DataError(where, wrong)
         yield where, row
 

@@ -6,7 +6,7 @@ Each file holds one: a table of keys, a table of weights, and what no table can 
 from collections.abc import Mapping
 from typing import Any
 
-from jaxlm.core.errors import CheckpointError
+from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.families import (
     bart,
     bert,
@@ -29,9 +29,9 @@ from jaxlm.families import (
 )
 from jaxlm.families.config import TRAINING, brief
 from jaxlm.families.family import Family
-from jaxlm.families.heads import NONE
+from jaxlm.families.heads import NONE, SEQUENCE, named, write_labels
 from jaxlm.families.rope import USED
-from jaxlm.models.spec import Experts, ModelSpec, Relative, Rope, Window
+from jaxlm.models.spec import Experts, Head, ModelSpec, Relative, Rope, Window
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY
@@ -113,6 +113,33 @@ def fitting(spec: ModelSpec, origin: str = "") -> Family:
     mine, theirs = lost[nearest][field]
     what = f"no family of Hugging Face has model.{field}={mine!r} beside the rest of this model"
     raise CheckpointError("export", f"{what}; the nearest, {nearest}, has {theirs!r}")
+
+
+def headed(
+    spec: ModelSpec, kind: str, labels: int, came: Mapping[str, Any] | None = None
+) -> ModelSpec:
+    """A filled spec with the head that its family has to score `labels` labels, of SEQUENCE or of
+    TOKENS; where no family has the spec, or the one that has it no such head, with a plain one.
+
+    came: the config.json that the model came with, which may say more of such a head than the spec.
+    Raises ConfigError where a model that came so has no such head in its family.
+    """
+    try:
+        family = find(came) if came else fitting(spec)
+    except CheckpointError:
+        family = None
+    if family and (name := family.classifiers.get(kind)):
+        one = spec.model_copy(update={"head": Head(labels=labels)})
+        values = {**(came or family.config(spec)), "architectures": [name]}
+        head = family.spec(values | write_labels(named({}, one))).head
+        return spec.model_copy(update={"head": head})
+    if family and came:
+        those = ", ".join(name for name, each in FAMILIES.items() if kind in each.classifiers)
+        what = f"{family.model_type} has no head for {kind}; take a model of {those}"
+        raise ConfigError("objective.type", what)
+    place = "first" if spec.structure == "encoder" else "last"
+    head = Head(labels=labels, pool=place if kind == SEQUENCE else "none", bias=True)
+    return spec.model_copy(update={"head": head})
 
 
 def computed(spec: ModelSpec) -> ModelSpec:

@@ -9,7 +9,7 @@ from typing import Any
 from jaxlm.families import bert
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, SEQUENCE, head_of, read_head, read_labels
+from jaxlm.families.heads import LM, SEQUENCE, head_of, labels, read_head, read_labels
 from jaxlm.families.names import Weight, norm
 from jaxlm.models.spec import ModelSpec
 
@@ -76,7 +76,7 @@ HEADS = {
     ),
     SEQUENCE: (
         *bert.transform("classification_head.dense"),
-        *bert.labels("classification_head.out_proj"),
+        *labels("classification_head.out_proj"),
     ),
 }
 COPIES = {

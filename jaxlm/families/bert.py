@@ -7,7 +7,16 @@ from typing import Any
 
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head, read_labels
+from jaxlm.families.heads import (
+    LM,
+    NONE,
+    SEQUENCE,
+    TOKENS,
+    head_of,
+    labels,
+    read_head,
+    read_labels,
+)
 from jaxlm.families.names import Weight, norm
 from jaxlm.models.spec import ModelSpec
 
@@ -60,14 +69,6 @@ def transform(dense: str) -> tuple[Weight, ...]:
     return (
         Weight("head/transform/kernel", f"{dense}.weight", "f e -> e f"),
         Weight("head/transform/bias", f"{dense}.bias"),
-    )
-
-
-def labels(dense: str) -> tuple[Weight, ...]:
-    """The scores of labels, by their name."""
-    return (
-        Weight("head/labels/kernel", f"{dense}.weight", "c e -> e c"),
-        Weight("head/labels/bias", f"{dense}.bias"),
     )
 
 

@@ -14,7 +14,7 @@ from jaxlm.families.config import (
     read_keys,
     write_keys,
 )
-from jaxlm.families.heads import LM, head_of, write_labels
+from jaxlm.families.heads import LM, head_of, named, read_scores, write_labels
 from jaxlm.families.names import Shape, Weight, tied
 from jaxlm.models.spec import ModelSpec
 
@@ -55,7 +55,10 @@ class Family:
         """
         config = Config(values, where)
         known = read_keys(config, self.keys)
-        spec = build(config, self.keys, known | self.fields(config, known))
+        fields = known | self.fields(config, known)
+        if "structure" not in fields:  # of a decoder its class alone says what it scores
+            fields |= read_scores(config, self.classifiers)
+        spec = build(config, self.keys, fields)
         if not config.get("is_causal", True) and spec.structure != "encoder":
             raise config.error("is_causal", "is not supported: a decoder looks back alone here")
         config.check_read(NEUTRAL | self.neutral)
@@ -100,5 +103,5 @@ class Family:
             **write_keys(spec, self.keys),
             "initializer_range": spec.init_scale,
             **self.others(spec),
-            **write_labels(spec),
+            **write_labels(named({}, spec)),
         }

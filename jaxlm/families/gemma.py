@@ -6,6 +6,7 @@ from typing import Any
 from jaxlm.families import llama
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.rope import read_rope, write_rope
 from jaxlm.models.spec import ModelSpec
 
@@ -61,4 +62,14 @@ def others(spec: ModelSpec) -> dict[str, Any]:
     return keys | {"hidden_act": act, "hidden_activation": act} | write_rope(spec)
 
 
-FAMILY = Family("gemma", "GemmaForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED)
+FAMILY = Family(
+    "gemma",
+    "GemmaForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    classifiers=of_decoder("Gemma"),
+    more=scored(),
+)

@@ -5,6 +5,7 @@ from typing import Any
 from jaxlm.families import gemma, llama
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import read_rope, write_rope
 from jaxlm.families.windows import read_size, read_types, window, write_types
@@ -87,4 +88,15 @@ def shared_others(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("gemma2", "Gemma2ForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED, UNREAD)
+FAMILY = Family(
+    "gemma2",
+    "Gemma2ForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    UNREAD,
+    classifiers=of_decoder("Gemma2"),
+    more=scored(),
+)

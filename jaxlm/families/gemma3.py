@@ -8,6 +8,7 @@ from typing import Any
 from jaxlm.families import gemma2, llama
 from jaxlm.families.config import Config, Fields, Key
 from jaxlm.families.family import Family
+from jaxlm.families.heads import SEQUENCE, scored
 from jaxlm.families.rope import Dialect, read_layered, write_layered
 from jaxlm.families.windows import read_size, read_types, sliding_layers, window
 from jaxlm.models.spec import ModelSpec
@@ -56,5 +57,14 @@ def others(spec: ModelSpec) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    "gemma3_text", "Gemma3ForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED, UNREAD
+    "gemma3_text",
+    "Gemma3ForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    UNREAD,
+    classifiers={SEQUENCE: "Gemma3TextForSequenceClassification"},
+    more=scored(),
 )

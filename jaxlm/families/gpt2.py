@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.names import Weight
 from jaxlm.models.spec import ModelSpec
 
@@ -85,5 +86,15 @@ def others(spec: ModelSpec) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    "gpt2", "GPT2LMHeadModel", KEYS, fields, others, WEIGHTS, IGNORED, UNREAD, "transformer."
+    "gpt2",
+    "GPT2LMHeadModel",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    IGNORED,
+    UNREAD,
+    "transformer.",
+    classifiers=of_decoder("GPT2"),
+    more=scored(tokens="classifier"),
 )

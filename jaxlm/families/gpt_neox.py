@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import Dialect, read_rope, write_rope
 from jaxlm.models.spec import ModelSpec
@@ -75,4 +76,6 @@ FAMILY = Family(
     IGNORED,
     frozenset({"is_decoder"}),
     "gpt_neox.",
+    classifiers=of_decoder("GPTNeoX"),
+    more=scored(tokens="classifier"),
 )

@@ -1,15 +1,32 @@
 """What a model's head is for, in the words of transformers: its class and its labels."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from jaxlm.families.config import Config, Fields
+from jaxlm.families.names import Weight
 from jaxlm.models.spec import ModelSpec
 
 LM, SEQUENCE, TOKENS = "language modelling", "sequence classification", "token classification"
 NONE = "no head"
 """Kinds of heads: a score for each id, for each label of a sequence, or of each of its tokens; and
 an encoder without one, whose hidden states are what it is for."""
+
+
+PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+"""What the scores of a sequence are for -> what problem_type of config.json calls it."""
+
+
+class Labels(NamedTuple):
+    """What a classifier's scores mean."""
+
+    names: tuple[str, ...] = ()
+    problem: str = ""
+    """One of PROBLEMS; empty where each token is scored, or nobody said."""
 
 
 def head_of(spec: ModelSpec) -> str:
@@ -45,9 +62,56 @@ def read_labels(config: Config, default: int = 2) -> Fields:
     return {"head.labels": count, "head.bias": True}
 
 
-def write_labels(spec: ModelSpec) -> dict[str, Any]:
-    """id2label and label2id of a classifier, with the names that transformers gives by itself."""
-    names = {i: f"LABEL_{i}" for i in range(spec.head.labels)}
+def named(values: Mapping[str, Any], spec: ModelSpec) -> Labels:
+    """What the scores of a classifier with this config.json mean: without names, what transformers
+    calls them by itself.
+    """
+    given, count = values.get("id2label"), spec.head.labels
+    given = given if isinstance(given, dict) else {}
+    names = tuple(str(given.get(str(i), f"LABEL_{i}")) for i in range(count))
+    problems = {theirs: ours for ours, theirs in PROBLEMS.items()}
+    return Labels(names, problems.get(str(values.get("problem_type")), ""))
+
+
+def write_labels(labels: Labels) -> dict[str, Any]:
+    """id2label, label2id and problem_type of a classifier; nothing of another model."""
+    names, problem = labels
     if not names:
         return {}
-    return {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+    ids = {str(i): name for i, name in enumerate(names)}
+    found: dict[str, Any] = {"id2label": ids, "label2id": {n: i for i, n in enumerate(names)}}
+    return found | ({"problem_type": PROBLEMS[problem]} if problem else {})
+
+
+def labels(dense: str) -> tuple[Weight, ...]:
+    """The scores of labels, by their name."""
+    return (
+        Weight("head/labels/kernel", f"{dense}.weight", "c e -> e c"),
+        Weight("head/labels/bias", f"{dense}.bias"),
+    )
+
+
+def of_decoder(name: str) -> dict[str, str]:
+    """The classes of transformers that classify with a decoder, by kind."""
+    return {
+        SEQUENCE: f"{name}ForSequenceClassification",
+        TOKENS: f"{name}ForTokenClassification",
+    }
+
+
+def scored(sequence: str = "score", tokens: str = "score") -> Callable[[ModelSpec], Any]:
+    """From a decoder's spec to the weights of its labels' scores, by their name of each kind."""
+    dense = {SEQUENCE: sequence, TOKENS: tokens}
+    return lambda spec: labels(dense[kind]) if (kind := head_of(spec)) in dense else ()
+
+
+def read_scores(config: Config, classifiers: Mapping[str, str]) -> Fields:
+    """The head of a decoder's classifier, if `architectures` names one of `classifiers`: scores of
+    a sequence's last token without a bias, or of each with one.
+    """
+    given = config.any("architectures")
+    kind = next((kind for kind, name in classifiers.items() if given == [name]), LM)
+    if kind == LM:
+        return {}
+    pool = {"head.pool": "last", "head.bias": False} if kind == SEQUENCE else {}
+    return read_labels(config) | pool

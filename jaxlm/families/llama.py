@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import read_rope, write_rope
 from jaxlm.models.spec import ModelSpec
@@ -104,4 +105,6 @@ FAMILY = Family(
     WEIGHTS,
     IGNORED,
     frozenset({"max_sequence_length"}),
+    classifiers=of_decoder("Llama"),
+    more=scored(),
 )

@@ -5,6 +5,7 @@ from typing import Any
 from jaxlm.families import llama
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.rope import read_rope, write_rope
 from jaxlm.families.windows import read_size, window
 from jaxlm.models.spec import ModelSpec
@@ -44,4 +45,14 @@ def others(spec: ModelSpec) -> dict[str, Any]:
     return keys | {"attention_dropout": 0.0} | write_rope(spec)
 
 
-FAMILY = Family("mistral", "MistralForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED)
+FAMILY = Family(
+    "mistral",
+    "MistralForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    classifiers=of_decoder("Mistral"),
+    more=scored(),
+)

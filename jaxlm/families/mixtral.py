@@ -5,6 +5,7 @@ from typing import Any
 from jaxlm.families import llama, mistral
 from jaxlm.families.config import Config, Fields, Key, read_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import Dialect, read_rope, write_rope
 from jaxlm.families.windows import read_size, window
@@ -55,4 +56,14 @@ def others(spec: ModelSpec) -> dict[str, Any]:
     return mistral.others(spec) | write_rope(spec, ROPE)
 
 
-FAMILY = Family("mixtral", "MixtralForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED)
+FAMILY = Family(
+    "mixtral",
+    "MixtralForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    classifiers=of_decoder("Mixtral"),
+    more=scored(),
+)

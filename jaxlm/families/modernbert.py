@@ -8,7 +8,7 @@ from typing import Any
 from jaxlm.families import bert
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head, read_labels
+from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, labels, read_head, read_labels
 from jaxlm.families.names import Weight, norm
 from jaxlm.families.rope import Dialect, read_layered, write_layered
 from jaxlm.families.windows import read_types, sliding_layers, window, write_types
@@ -58,8 +58,8 @@ HEADS = {
         Weight("head/kernel", "decoder.weight", "v e -> e v"),
         Weight("head/bias", "decoder.bias", "v -> v"),
     ),
-    SEQUENCE: (*_DENSE, *bert.labels("classifier")),
-    TOKENS: (*_DENSE, *bert.labels("classifier")),
+    SEQUENCE: (*_DENSE, *labels("classifier")),
+    TOKENS: (*_DENSE, *labels("classifier")),
     NONE: (),
 }
 CLASSES = {

@@ -123,9 +123,13 @@ def unused(
 
 
 def tied(weights: Iterable[Weight], shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Of a tied head: the name of their head's tensor -> of the tensor that it must equal."""
+    """Of a tied head: the name of their head's tensor -> of the tensor that it must equal.
+
+    A classifier's is not tied.
+    """
     theirs = {leaf: weight.theirs for weight in weights for leaf in weight.leaves}
-    if "head/kernel" in shapes or "head/kernel" not in theirs:
+    own = {"head/kernel", "head/labels/kernel"}
+    if not own.isdisjoint(shapes) or "head/kernel" not in theirs:
         return {}
     return {theirs["head/kernel"]: theirs["embed/embedding"]}
 

@@ -3,6 +3,7 @@
 from jaxlm.families import llama
 from jaxlm.families.config import Config, Fields, Key
 from jaxlm.families.family import Family
+from jaxlm.families.heads import SEQUENCE, scored
 from jaxlm.families.names import Weight
 
 KEYS = (
@@ -41,4 +42,14 @@ def fields(config: Config, known: Fields) -> Fields:
     return llama.fields(config, known) | {"norm.place": "after", "norm.qk": "all"}
 
 
-FAMILY = Family("olmo2", "Olmo2ForCausalLM", KEYS, fields, llama.others, WEIGHTS, llama.IGNORED)
+FAMILY = Family(
+    "olmo2",
+    "Olmo2ForCausalLM",
+    KEYS,
+    fields,
+    llama.others,
+    WEIGHTS,
+    llama.IGNORED,
+    classifiers={SEQUENCE: "Olmo2ForSequenceClassification"},
+    more=scored(),
+)

@@ -5,6 +5,7 @@ from typing import Any
 from jaxlm.families import llama, mistral
 from jaxlm.families.config import Config, Fields, Key, read_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import Dialect, read_rope, write_rope
 from jaxlm.families.windows import read_size, window
@@ -64,4 +65,15 @@ def others(spec: ModelSpec) -> dict[str, Any]:
     return mistral.others(spec) | drops | write_rope(spec, ROPE)
 
 
-FAMILY = Family("phi3", "Phi3ForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED, UNREAD)
+FAMILY = Family(
+    "phi3",
+    "Phi3ForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    UNREAD,
+    classifiers=of_decoder("Phi3"),
+    more=scored(),
+)

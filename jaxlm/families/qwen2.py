@@ -5,6 +5,7 @@ from typing import Any
 from jaxlm.families import llama
 from jaxlm.families.config import Config, Fields, Key, read_activation, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.rope import read_rope, write_rope
 from jaxlm.families.windows import read_size, read_types, sliding_layers, window, write_types
 from jaxlm.models.spec import ModelSpec
@@ -66,4 +67,14 @@ def write_windows(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("qwen2", "Qwen2ForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED)
+FAMILY = Family(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    classifiers=of_decoder("Qwen2"),
+    more=scored(),
+)

@@ -5,6 +5,7 @@ from typing import Any
 from jaxlm.families import llama, qwen2
 from jaxlm.families.config import Config, Fields, Key
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.models.spec import ModelSpec
 
 KEYS = (
@@ -44,4 +45,14 @@ def others(spec: ModelSpec) -> dict[str, Any]:
     return qwen2.others(spec) | {"attention_bias": spec.bias.qkv}
 
 
-FAMILY = Family("qwen3", "Qwen3ForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED)
+FAMILY = Family(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    classifiers=of_decoder("Qwen3"),
+    more=scored(),
+)

@@ -5,6 +5,7 @@ from typing import Any
 from jaxlm.families import llama
 from jaxlm.families.config import Config, Fields, Key, read_activation, read_keys, their_activation
 from jaxlm.families.family import Family
+from jaxlm.families.heads import of_decoder, scored
 from jaxlm.families.names import Weight
 from jaxlm.families.rope import read_rope, write_rope
 from jaxlm.families.windows import read_size, window
@@ -83,4 +84,14 @@ def others(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("qwen3_moe", "Qwen3MoeForCausalLM", KEYS, fields, others, WEIGHTS, llama.IGNORED)
+FAMILY = Family(
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    KEYS,
+    fields,
+    others,
+    WEIGHTS,
+    llama.IGNORED,
+    classifiers=of_decoder("Qwen3Moe"),
+    more=scored(),
+)

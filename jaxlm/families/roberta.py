@@ -5,7 +5,7 @@ from typing import Any
 from jaxlm.families import bert
 from jaxlm.families.config import Config, Fields, Key, read_activation
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, read_head
+from jaxlm.families.heads import LM, NONE, SEQUENCE, TOKENS, head_of, labels, read_head
 from jaxlm.families.names import Weight
 from jaxlm.models.spec import ModelSpec
 
@@ -20,8 +20,8 @@ HEADS = {
         Weight("head/norm/bias", "lm_head.layer_norm.bias"),
         Weight("head/kernel", "lm_head.decoder.weight", "v e -> e v"),
     ),
-    SEQUENCE: (*bert.transform("classifier.dense"), *bert.labels("classifier.out_proj")),
-    TOKENS: bert.labels("classifier"),
+    SEQUENCE: (*bert.transform("classifier.dense"), *labels("classifier.out_proj")),
+    TOKENS: labels("classifier"),
     NONE: (),
 }
 CLASSES = {

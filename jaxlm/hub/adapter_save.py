@@ -15,7 +15,7 @@ from jaxlm.core.errors import CheckpointError
 from jaxlm.core.tree import Params
 from jaxlm.families import names
 from jaxlm.families.family import Family
-from jaxlm.families.heads import LM, head_of
+from jaxlm.families.heads import LM, SEQUENCE, TOKENS, head_of
 from jaxlm.families.names import Piece
 from jaxlm.hub.adapter import (
     BASE,
@@ -34,7 +34,15 @@ from jaxlm.hub.shards import Lazy, write_tensors
 from jaxlm.models import lora
 from jaxlm.models.spec import ModelSpec
 
-TASKS = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM"}
+TASKS = {
+    ("decoder", LM): "CAUSAL_LM",
+    ("encoder-decoder", LM): "SEQ_2_SEQ_LM",
+    SEQUENCE: "SEQ_CLS",
+    TOKENS: "TOKEN_CLS",
+}
+"""PEFT's name of a use, by structure and head."""
+CLASSIFIER = "classifier"
+"""What PEFT trains whole in a classifier that has a module of this name, parts and all."""
 
 
 def save_adapter(
@@ -56,7 +64,7 @@ def save_adapter(
     name: how PEFT finds it. Raises ConfigError when `out` exists, CheckpointError for a leaf that
     PEFT cannot hold apart, StorageError when the disk is full.
     """
-    leaves = tree.flatten(params)
+    leaves, kind = tree.flatten(params), head_of(spec)
     shapes = {name: tuple(x.shape) for name, x in leaves.items() if "/lora_" not in name}
     files = names.tensors(names.expand(family.table(spec), shapes, spec.vocab))
     made, sizes, turned = _adapters(files, leaves)
@@ -64,10 +72,10 @@ def save_adapter(
         raise CheckpointError(str(out), "holds no adapter; export it with --merge")
     copies = family.copied(spec, shapes)
     modules = _modules(set(saved), files, copies, sizes)
-    every = {tensor.rpartition(".")[0] for tensor in (*files, *copies)}
+    every = {tensor.rpartition(".")[0] for tensor in (*files, *copies)} | modules
     for tensor, parts in files.items():
         for copy in (tensor, *(a for a, b in copies.items() if b == tensor)):
-            if copy.rpartition(".")[0] in modules:
+            if any(copy.startswith(f"{module}.") for module in modules):
                 slices = [np.asarray(leaves[part.leaf][part.at]) for part in parts]
                 made[PREFIX + copy] = names.write(parts, slices)
     indices: dict[str, list[int]] = {}
@@ -78,7 +86,7 @@ def save_adapter(
             indices[_named({tensor.removesuffix(".weight")}, every)[0]] = list(ids)
     drops = {float(leaf.ravel()[0]) for n, leaf in leaves.items() if n.endswith("/lora_drop")}
     values = _config(sizes, every) | {
-        "task_type": TASKS.get(spec.structure) if head_of(spec) == LM else None,
+        "task_type": TASKS.get((spec.structure, LM) if kind == LM else kind),
         "base_model_name_or_path": name,
         "lora_dropout": max(drops, default=0.0),
         "use_dora": any(name.endswith(ENDS["m"]) for name in made),
@@ -161,6 +169,9 @@ def _modules(
         if module in adapted:
             what = "has an adapter and is trained whole too, which PEFT cannot hold; use --merge"
             raise CheckpointError("export", f"{module} {what}")
+    whole = {tensor for tensor in files if tensor.startswith(f"{CLASSIFIER}.")}
+    if whole and whole <= tensors:
+        modules = {m for m in modules if not m.startswith(f"{CLASSIFIER}.")} | {CLASSIFIER}
     return modules
 
 

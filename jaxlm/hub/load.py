@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxlm import families
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
-from jaxlm.core.mesh import Layout
+from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.families import names
 from jaxlm.families.family import Family
@@ -44,6 +44,8 @@ COMPARED = 1 << 24
 
 Store = Callable[[str, tuple[int, ...], np.ndarray], dict[str, Any]]
 """What becomes of `leaf[at]`, given the leaf's name, `at` and it: parts of leaves by name."""
+Slices = dict[tuple[int, ...], Piece]
+"""The pieces of one leaf, by their places in it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def load_params(
     shapes = tree.flatten(param_shapes(folder.spec, layout, jnp.float32))
     pieces, files = matched(folder, tensors, {name: leaf.shape for name, leaf in shapes.items()})
     _check_copies(folder, tensors, files, pieces)
-    leaves: dict[str, dict[tuple[int, ...], Piece]] = {name: {} for name in shapes}
+    leaves: dict[str, Slices] = {name: {} for name in shapes}
     for piece in pieces:
         leaves[piece.leaf][piece.at] = piece
     if store:
@@ -127,6 +129,37 @@ def load_params(
             for name, slices in leaves.items()
         }
     )
+
+
+def held(folder: Folder, spec: ModelSpec, leaves: Iterable[str]) -> dict[str, Slices]:
+    """The slices of those among `leaves` of `spec` that the file holds, all of them and in
+    their shapes, though its own configuration may not ask for them.
+    """
+    tensors, family = open_tensors(folder.path), folder.family
+    every = tree.flatten(param_shapes(spec, Layout(make_mesh({}, jax.devices()[:1])), jnp.float32))
+    shapes = {name: every[name].shape for name in sorted(leaves)}
+    files = names.in_file(tensors, family.prefix, family.renamed)
+    found: dict[str, Slices] = {name: {} for name in shapes}
+    for piece in names.expand(family.table(spec), shapes, spec.vocab):
+        there = tensors.table.get(files.get(piece.name, ""))
+        if there is None or there.shape != names.their_shape(piece):
+            found.pop(piece.leaf, None)
+        elif piece.leaf in found:
+            found[piece.leaf][piece.at] = piece
+    return {name: slices for name, slices in found.items() if slices}
+
+
+def load_held(
+    folder: Folder, spec: ModelSpec, leaves: Iterable[str], layout: Layout, dtype: DTypeLike
+) -> dict[str, jax.Array]:
+    """The leaves that `held` finds, by name, in `dtype` and on the mesh of `layout`."""
+    tensors = open_tensors(folder.path)
+    files = names.in_file(tensors, folder.family.prefix, folder.family.renamed)
+    shapes = tree.flatten(param_shapes(spec, layout, dtype))
+    return {
+        name: _leaf(name, shapes[name], slices, tensors, files, dtype)
+        for name, slices in held(folder, spec, leaves).items()
+    }
 
 
 def matched(
@@ -187,7 +220,7 @@ def _check_copies(
 def _leaf(
     name: str,
     want: jax.ShapeDtypeStruct,
-    slices: dict[tuple[int, ...], Piece],
+    slices: Slices,
     tensors: Tensors,
     files: dict[str, str],
     dtype: DTypeLike | None,
@@ -223,7 +256,7 @@ def _leaf(
 def _stored(
     name: str,
     want: jax.ShapeDtypeStruct,
-    slices: dict[tuple[int, ...], Piece],
+    slices: Slices,
     tensors: Tensors,
     files: dict[str, str],
     store: Store,
@@ -249,9 +282,7 @@ def _stored(
     return made
 
 
-def _kind(
-    slices: dict[tuple[int, ...], Piece], tensors: Tensors, files: dict[str, str]
-) -> np.dtype:
+def _kind(slices: Slices, tensors: Tensors, files: dict[str, str]) -> np.dtype:
     """The type that holds every slice of a leaf: layers in several types lose nothing."""
     stored = {tensors.table[files[piece.name]].dtype for piece in slices.values()}
     return functools.reduce(jnp.promote_types, stored)

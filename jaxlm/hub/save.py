@@ -22,6 +22,7 @@ from jaxlm.core.errors import CheckpointError, ConfigError, StorageError
 from jaxlm.core.tree import Params
 from jaxlm.families import names
 from jaxlm.families.family import Family
+from jaxlm.families.heads import Labels, named, write_labels
 from jaxlm.families.names import Piece
 from jaxlm.hub.shards import Lazy, write_tensors
 from jaxlm.hub.tensors import set_cast
@@ -45,22 +46,25 @@ def save(
     max_shard_bytes: int,
     config: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
     card: str = "",
 ) -> Family:
     """Write config.json, generation_config.json, weights, tokenizer and README.md into `out`.
 
     dtype: of the weights; their own by default. config: the config.json that the model came with,
     whose family and other keys stay. generation: the generation_config.json that it came with,
-    whose keys but ids stay. card: the text of README.md. Raises ConfigError when `out`
-    exists or the type is none of DTYPES, CheckpointError when no family has this architecture or a
-    number is beyond the type, StorageError when the disk is full.
+    whose keys but ids stay. labels: a classifier's; None leaves those of `config`. card: the text
+    of README.md. Raises ConfigError when `out` exists or the type is none of DTYPES,
+    CheckpointError when no family has this architecture or a number is beyond the type,
+    StorageError when the disk is full.
     """
     check_dtype(dtype)
     family = families.find(config) if config else families.fitting(spec)
     tensors = lazy(params, spec, family, dtype)
     kind = dtype or _widest(tensors)
     with whole(out) as folder:
-        _write(folder / "config.json", _config(config, family, spec, tokenizer, kind))
+        made = _config(config, family, spec, tokenizer, kind) | write_labels(labels or Labels())
+        _write(folder / "config.json", made)
         _write(folder / "generation_config.json", _generation(generation, tokenizer, spec))
         tokenizer.save(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -114,14 +118,18 @@ def _config(
     if given:
         made = {**given, "vocab_size": spec.vocab}
         made.pop("auto_map", None)
-        if given.get("architectures"):  # of a network saved without its head, say
-            whole = {**made, "architectures": [family.class_of(spec)]}
+        whole = {**made, "architectures": [family.class_of(spec)]}
+        if family.spec(made).head != spec.head:
+            made = whole | write_labels(named({}, spec))
+        elif given.get("architectures"):  # of a network saved without its head, say
             made = whole if family.spec(whole) == family.spec(made) else made
+        if spec.head.pool == "last" and made.get("pad_token_id") is None:
+            made |= {"pad_token_id": tokenizer.pad}  # transformers finds the last token by it
     else:
         made = family.config(spec)
         made |= {key: i for key, i in _ids(tokenizer).items() if made.get(key) is None}
-    named = [key for key in ("torch_dtype", "dtype") if key in made]
-    return made | dict.fromkeys(named or ["torch_dtype", "dtype"], kind)
+    types = [key for key in ("torch_dtype", "dtype") if key in made]
+    return made | dict.fromkeys(types or ["torch_dtype", "dtype"], kind)
 
 
 def _generation(

@@ -56,10 +56,13 @@ class Adapter:
 def base_digest(params: Params, spec: ModelSpec) -> str:
     """A digest of the parameters in bfloat16, without the vocabulary's padding.
 
-    It is the same however they are stored, in a run, an import or a Hugging Face folder.
+    It is the same however they are stored, in a run, an import or a Hugging Face folder. Of a
+    classifier without its head, which may have been made for the adapter and leaves with it.
     """
-    found = {}
-    for name, leaf in tree.flatten(params).items():
+    found, leaves = {}, tree.flatten(params)
+    if spec.head.labels:
+        leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith("head/")}
+    for name, leaf in leaves.items():
         axes = logical_axes(name, AXES) or ()
         known = tuple(slice(spec.vocab) if axis == "vocab" else slice(None) for axis in axes)
         found |= digests({name: leaf[known].astype(jnp.bfloat16)})[0]

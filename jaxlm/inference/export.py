@@ -32,6 +32,7 @@ def export(source: str, out: str, *, dtype: str | None, max_shard_bytes: int) ->
         max_shard_bytes=max_shard_bytes,
         config=model.config,
         generation=model.generation,
+        labels=model.labels,
         card=card(Path(source), model),
     )
 

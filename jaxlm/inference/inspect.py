@@ -17,7 +17,8 @@ from jaxlm.families.names import Shape, Weight
 from jaxlm.hub import load as folders
 from jaxlm.hub.tensors import open_tensors
 from jaxlm.inference import imported
-from jaxlm.inference.run import open_run, shapes
+from jaxlm.inference.origin import open_run, origin
+from jaxlm.inference.run import shapes
 from jaxlm.models.axes import AXES
 from jaxlm.models.depth import joined
 from jaxlm.models.quantize import numbers
@@ -49,6 +50,8 @@ class Contents(NamedTuple):
     family: str
     spec: ModelSpec
     rows: list[Row]
+    labels: tuple[str, ...]
+    """Names of a classifier's labels."""
 
     @property
     def parameters(self) -> int:
@@ -68,13 +71,14 @@ def inspect(path: str | Path) -> Contents:
     that its configuration asks for.
     """
     layout = Layout(make_mesh({}, jax.devices()[:1]))
+    labels = origin(str(path)).labels.names
     if folders.is_folder(path):
-        return _folder(folders.open_folder(path), layout)
+        return _folder(folders.open_folder(path), layout, labels)
     if imported.is_imported(path):
         folder = imported.open_imported(path)
         leaves = tree.flatten(imported.shapes(path, folder, layout))
         rows = _rows(leaves, folder.family.table(folder.spec))
-        return Contents("import", folder.family.model_type, folder.spec, rows)
+        return Contents("import", folder.family.model_type, folder.spec, rows, labels)
     run = open_run(path)
     found = jax.eval_shape(partial(joined, layout=layout), shapes(run.config, run.spec, layout))
     leaves = tree.flatten(found)
@@ -82,18 +86,20 @@ def inspect(path: str | Path) -> Contents:
         began = imported.kept(path).is_file()
         family = imported.open_imported(path).family if began else families.fitting(run.spec)
     except CheckpointError as error:
-        return Contents("run", f"none: {error.what}", run.spec, _rows(leaves, ()))
-    return Contents("run", family.model_type, run.spec, _rows(leaves, family.table(run.spec)))
+        return Contents("run", f"none: {error.what}", run.spec, _rows(leaves, ()), labels)
+    rows = _rows(leaves, family.table(run.spec))
+    return Contents("run", family.model_type, run.spec, rows, labels)
 
 
-def _folder(folder: folders.Folder, layout: Layout) -> Contents:
+def _folder(folder: folders.Folder, layout: Layout, labels: tuple[str, ...]) -> Contents:
     tensors = open_tensors(folder.path)
     leaves = tree.flatten(param_shapes(folder.spec, layout, jnp.float32))
     pieces, files = folders.matched(folder, tensors, {n: leaf.shape for n, leaf in leaves.items()})
     kinds = {piece.leaf: tensors.table[files[piece.name]].dtype for piece in pieces}
     stored = {name: jax.ShapeDtypeStruct(leaf.shape, kinds[name]) for name, leaf in leaves.items()}
     rows = _rows(stored, folder.family.table(folder.spec))
-    return Contents("Hugging Face folder", folder.family.model_type, folder.spec, rows)
+    kind = "Hugging Face folder"
+    return Contents(kind, folder.family.model_type, folder.spec, rows, labels)
 
 
 def _rows(leaves: dict[str, jax.ShapeDtypeStruct], weights: Iterable[Weight]) -> list[Row]:

@@ -69,6 +69,7 @@ def merge(
         max_shard_bytes=max_shard_bytes,
         config=opened.config,
         generation=opened.generation,
+        labels=opened.labels,
         card=card(Path(base), opened),
     )
     return figures

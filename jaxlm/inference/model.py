@@ -19,13 +19,15 @@ from jax.sharding import Mesh
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
+from jaxlm.families.heads import Labels
 from jaxlm.hub.adapter import put_adapter
-from jaxlm.inference import adapters, slots
+from jaxlm.inference import adapters, predict, slots
 from jaxlm.inference.adapters import Adapter
 from jaxlm.inference.batch import Tokens, batch_of
 from jaxlm.inference.beam import BeamSearch, check_beside
 from jaxlm.inference.embed import batches, embedder, framed
 from jaxlm.inference.generate import Generator
+from jaxlm.inference.prompts import is_prompt
 from jaxlm.inference.run import compute_dtype, read
 from jaxlm.inference.slots import Choice, Held, Slots
 from jaxlm.models import lora
@@ -53,12 +55,15 @@ class Model:
         config: dict[str, Any] | None = None,
         held: Held | None = None,
         pool: str | None = None,
+        labels: Labels | None = None,
     ):
         """config: the config.json that it came with, if it did. held: of the slots in `params`.
-        pool: how it embeds texts, where that is known.
+        pool: how it embeds texts, where that is known. labels: a classifier's; `labels` are their names then, in the order of scores, and `problem`
+        is what a text's scores are for: single, multi or regression, or empty where nobody said.
         """
         self.params, self.spec, self.tokenizer = params, spec, tokenizer
         self._layout, self._config, self._held, self._pool = layout, config, held, pool
+        self.labels, self.problem = labels or Labels()
         self._forward = make_forward(spec, layout, dtype)
 
     def with_adapter(
@@ -200,6 +205,15 @@ class Model:
             found[index] = np.asarray(self._sized(run, batch, adapter))[: index.size]
         return found.astype(np.float32)
 
+    def predict(
+        self, texts: Sequence[Any], pairs: Sequence[str] | None = None, *, overlong: str = "error"
+    ) -> list[predict.Prediction]:
+        """The label of each text, or pair of texts, and each label's probability: see `predict`.
+
+        texts: of a classifier of words lists of words, or texts that are split at white space.
+        """
+        return predict.predict(self, predict.asked(predict.task_of(self), texts, pairs), overlong)
+
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -263,7 +277,7 @@ class Model:
 
     def _prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids as documents begin in training: nothing that a tokenizer puts at a text's end."""
-        if isinstance(prompts, str) or not all(map(_is_prompt, prompts)):
+        if isinstance(prompts, str) or not all(map(is_prompt, prompts)):
             raise DataError("prompts", "are a list of texts; write ['def main('] for a single one")
         return [self._start(prompt) for prompt in prompts]
 
@@ -359,11 +373,6 @@ class Model:
         return run(self._chosen(adapter, rows, fill), whole)[:rows]
 
 
-def _is_prompt(prompt: Any) -> bool:
-    said = isinstance(prompt, list | tuple) and len(prompt) > 0
-    return isinstance(prompt, str) or (said and all(isinstance(x, Mapping) for x in prompt))
-
-
 def load(
     path: str | Path,
     *,
@@ -386,4 +395,5 @@ def load(
     params, held = found.params, None
     if adapters:
         params, held = slots.reserve(lora.merge(params), adapters, layout)
-    return Model(params, found.spec, found.tokenizer, layout, dtype, found.config, held, found.pool)
+    its = found.spec, found.tokenizer, layout, dtype, found.config, held, found.pool, found.labels
+    return Model(params, *its)

@@ -19,17 +19,18 @@ from jaxlm.checkpoint import inspect
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.checkpoint.digest import Slices, digests
 from jaxlm.checkpoint.manifest import chain
-from jaxlm.config.load import load as load_config
 from jaxlm.config.objectives import HEADLESS
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import parts, tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
+from jaxlm.families.heads import Labels, named
 from jaxlm.hub import load as folders
-from jaxlm.inference import imported, vocabulary
+from jaxlm.inference import head, imported, vocabulary
 from jaxlm.inference.embed import pooling_of
 from jaxlm.inference.frozen import Store, typed
+from jaxlm.inference.origin import Run, labels_of, open_run, origin
 from jaxlm.models import depth, lora, quantize, rows
 from jaxlm.models.axes import AXES
 from jaxlm.models.spec import ModelSpec
@@ -39,34 +40,6 @@ from jaxlm.text.tokenizer import Tokenizer
 
 Base = dict[str, str | int]
 """What a checkpoint says of the base that it does not hold: its step and digest."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run directory says of itself."""
-
-    folder: Path
-    config: RunConfig
-    tokenizer: Tokenizer
-    spec: ModelSpec
-
-
-def open_run(folder: str | Path) -> Run:
-    """Raises CheckpointError when `folder` is not a run directory."""
-    path = Path(folder)
-    if imported.is_imported(path):
-        raise CheckpointError(str(path), "is an import and no run; train from it with init=FOLDER")
-    if not (path / "config.yaml").is_file():
-        raise CheckpointError(
-            str(path),
-            "is neither a run (config.yaml) nor a Hugging Face folder (config.json); name one",
-        )
-    if not (path / "tokenizer").is_dir():
-        raise CheckpointError(str(path), "has lost its tokenizer/; put it back from a copy")
-    config = load_config(str(path / "config.yaml"), [])
-    tokenizer = tokenizers.load(path / "tokenizer")
-    spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
-    return Run(path, config, tokenizer, spec)
 
 
 def unquantized(run: Run) -> Run:
@@ -97,6 +70,8 @@ class Opened:
     """The config.json that it came with, if it did."""
     generation: dict[str, Any]
     """And generation_config.json; empty when there is none."""
+    labels: Labels
+    """Of a classifier."""
     pool: str | None = None
     """How texts are embedded, where that is known."""
 
@@ -114,21 +89,28 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
         for note in folder.notes:
             warn(note)
         params = folders.load_params(folder, layout)
-        given = params, folder.spec, tokenizer, "auto", folder.config, folder.generation
-        return Opened(*given, pool=pooling_of(folder.path))
+        return _opened(folder, params, tokenizer, pooling_of(folder.path))
     if imported.is_imported(path):
         folder = imported.open_imported(path)
         params = imported.load_imported(path, folder, layout, warn)
         tokenizer = tokenizers.load(Path(path) / "tokenizer")
         folders.check_tokenizer(folder, tokenizer)
-        return Opened(params, folder.spec, tokenizer, "auto", folder.config, folder.generation)
+        return _opened(folder, params, tokenizer)
     run = open_run(path)
     _, params = load_params(run, layout, warn=warn)
     came = imported.open_imported(path) if imported.kept(path).is_file() else None
     config, generation = (came.config, came.generation) if came else (None, {})
     pool = getattr(run.config.objective, "pool", None)
-    given = params, run.spec, run.tokenizer, run.config.compute_dtype, config, generation
-    return Opened(*given, pool=pool)
+    kind, labels = run.config.compute_dtype, labels_of(run.config)
+    given = params, run.spec, run.tokenizer, kind, config, generation, labels
+    return Opened(*given, pool)
+
+
+def _opened(
+    folder: folders.Folder, params: Params, tokenizer: Tokenizer, pool: str | None = None
+) -> Opened:
+    given = params, folder.spec, tokenizer, "auto", folder.config, folder.generation
+    return Opened(*given, named(folder.config, folder.spec), pool)
 
 
 def shapes(config: RunConfig, spec: ModelSpec, layout: Layout) -> Params:
@@ -273,7 +255,8 @@ def base_params(
 ) -> tuple[Params, Base]:
     """What a run with `init` starts from, as the run stores it, with new adapters; and its name.
 
-    Adapters of `init` are merged, and rows for ids that it lacks are added. named: the name that it
+    Adapters of `init` are merged, rows for ids that it lacks are added, and so is another head.
+    named: the name that it
     had when the run began; None takes the newest step. Raises CheckpointError when it is another
     now, or holds nothing to start from.
     """
@@ -299,6 +282,9 @@ def base_params(
         raise CheckpointError(
             folder, f"is not the base that was trained on: {found['digest']}, not {named['digest']}"
         )
+    if (was := origin(folder)).spec.head != config.model.head:
+        key = jax.random.key(config.seed)
+        params = head.replaced(params, was, config.model, layout, dtype, key)
     if old := rows_before(config):
         want = param_shapes(config.model, layout, dtype)
         params = vocabulary.grown(params, want, old, config.model.vocab)
@@ -326,7 +312,7 @@ def rows_before(config: RunConfig) -> int:
     """The ids that `init` has rows for, when the run's tokenizer has more; else 0."""
     if not config.init:
         return 0
-    old = origin(config.init)[0].vocab
+    old = origin(config.init).spec.vocab
     return old if old < config.model.vocab else 0
 
 
@@ -335,19 +321,6 @@ def newest(folder: str) -> int:
     if not (known := inspect.steps(f"{folder}/checkpoints")):
         raise CheckpointError(folder, "holds no checkpoint to start from; train it first")
     return known[-1]
-
-
-def origin(folder: str) -> tuple[ModelSpec, str]:
-    """(the architecture, the folder or name with the tokenizer) of what `init` names.
-
-    Raises CheckpointError for what is neither a run, an import nor a Hugging Face folder.
-    """
-    if folders.is_folder(folder):
-        return folders.open_folder(folder).spec, folder
-    path = Path(folder)
-    if imported.is_imported(path):
-        return imported.open_imported(path).spec, str(path / "tokenizer")
-    return open_run(path).spec, str(path / "tokenizer")
 
 
 def compute_dtype(name: str) -> Any:

@@ -310,6 +310,17 @@ def init_params(spec: ModelSpec, layout: Layout, key: Array, dtype: DTypeLike) -
     return jax.jit(partial(_init, spec, layout, dtype), out_shardings=shardings)(key)
 
 
+def init_head(spec: ModelSpec, layout: Layout, key: Array, dtype: DTypeLike) -> Params:
+    """A random head alone, stored in `dtype` and made where it lies: the same on every mesh."""
+
+    def made(key: Array) -> Params:
+        head: Any = Head(spec, jnp.float32).init(key, jnp.zeros((1, spec.embed)))
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), {"head": head["params"]})
+
+    lies = layout.shardings(jax.eval_shape(made, key), AXES)
+    return jax.jit(made, out_shardings=lies)(key)
+
+
 def param_shapes(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Params:
     """The parameters as ShapeDtypeStructs with their shardings, without making any."""
     shapes = jax.eval_shape(partial(_init, spec, layout, dtype), jax.random.key(0))

@@ -14,6 +14,8 @@ TRAINS: dict[str, tuple[str, ...]] = {
     "ul2": ("encoder-decoder", "decoder"),
     "prefix_lm": ("decoder", "encoder-decoder"),
     "seq2seq": ("encoder-decoder",),
+    "classification": ("classifier",),
+    "token_classification": ("token classifier",),
 }
 """By `objective.type`: the kinds of models, as `kind` names them."""
 
@@ -23,8 +25,10 @@ SENTINELS = ("span_corruption", "ul2")
 
 
 def kind(spec: ModelSpec) -> str:
-    """What a model is to an objective: its structure, or a classifier."""
-    return "classifier" if spec.head.labels else spec.structure
+    """What a model is to an objective: its structure, or a classifier of texts or of tokens."""
+    if not spec.head.labels:
+        return spec.structure
+    return "token classifier" if spec.head.pool == "none" else "classifier"
 
 
 def fitting(spec: ModelSpec) -> Iterator[str]:

@@ -16,7 +16,7 @@ from jaxlm.core import distributed, tree
 from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
-from jaxlm.core.tree import Params
+from jaxlm.core.tree import Mask, Params
 from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
@@ -30,7 +30,7 @@ from jaxlm.text import chat
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
-from jaxlm.training import gauges, optim, reading, receipt
+from jaxlm.training import classifier, gauges, optim, reading, receipt
 from jaxlm.training.evaluate import Gauge
 from jaxlm.training.facts import facts
 from jaxlm.training.gauges import Texts
@@ -89,6 +89,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     if config.optimizer.no_decay != AdamW().no_decay:  # the default's own need not all be there
         tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
     mask = trained(config, want)
+    classifier.check_trained(config, want, mask)
     base = gauges.base_beside(mask)
     check_base(config, base)
     objective = make_objective(config, layout, tokenizer, base)
@@ -99,9 +100,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES, b_rate=rate)
     state = optim.state_shapes(optimizer.tx, live, layout, AXES)
     if distributed.index() == 0:
-        found = receipt.receipt(matched(config, want), want, mask, state)
-        voice.say("\n".join(receipt.lines(found)))
-        receipt.write(found, folder)
+        tell(config, want, mask, state, folder, voice)
     step = partial(
         train_step,
         forward=forward,
@@ -124,6 +123,16 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         gauges=scored,
         facts=beginning(config, want, voice) | facts(live, frozen, spec, data.columns),
     )
+
+
+def tell(
+    config: RunConfig, want: Params, mask: Mask, state: Any, folder: Path, voice: Progress
+) -> None:
+    """Say what trains, what of it is new and what that takes, and write it into the folder."""
+    new = classifier.new_leaves(config, want)
+    found = receipt.receipt(matched(config, want), want, mask, state, new)
+    voice.say("\n".join(receipt.lines(found)))
+    receipt.write(found, folder)
 
 
 def keeping(config: RunConfig, folder: Path, voice: Progress) -> Checkpoints:

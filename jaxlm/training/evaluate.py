@@ -16,10 +16,11 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.data import files, sources
 from jaxlm.data.pipeline import Dataset
+from jaxlm.data.records import READERS, is_saved
 from jaxlm.inference.run import compute_dtype, load_params, open_run
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.base import Batch, Objective, Sums
-from jaxlm.training import reading
+from jaxlm.training import confusion, reading
 from jaxlm.training.objective import make_objective
 from jaxlm.training.step import eval_step
 
@@ -55,18 +56,17 @@ def make_score(forward: Any, objective: Objective) -> Score:
     return jax.jit(partial(eval_step, forward=forward, objective=objective))
 
 
-def evaluate(
+def totals(
     params: Params,
     dataset: Dataset,
     score: Score,
-    objective: Objective,
     layout: Layout,
     *,
     size: int,
     batches: int,
     beat: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """The mean loss (nats) over the first `batches` batches, and what the objective scores of them.
+) -> Sums:
+    """The sums of the first `batches` batches, as numpy arrays of float64.
 
     score: as `make_score` gives it. beat: called after each batch.
     """
@@ -77,6 +77,11 @@ def evaluate(
         found = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(found))
         total = jax.tree.map(np.add, total, found) if step else found
         beat()
+    return total
+
+
+def columns(total: Sums, objective: Objective) -> dict[str, float]:
+    """The mean loss (nats), and what the objective scores."""
     loss, weight = float(total.loss), float(total.weight)
     mean = {"loss": loss / weight if weight else math.nan}
     return mean | objective.scores(loss, weight, total.extra)
@@ -90,13 +95,19 @@ def validation(
     *,
     size: int,
     batches: int,
+    told: Callable[[int, Sums], None] = lambda step, total: None,
 ) -> Gauge:
-    """The scores of `evaluate`, in columns that begin with validation_."""
+    """The mean loss and the scores, in columns that begin with validation_.
+
+    told: of each step's sums.
+    """
     score = make_score(forward, objective)
 
-    def gauge(_: int, params: Params, beat: Callable[[], None]) -> dict[str, float]:
-        given = params, held, score, objective, layout
-        found = evaluate(*given, size=size, batches=batches, beat=beat)
+    def gauge(step: int, params: Params, beat: Callable[[], None]) -> dict[str, float]:
+        given = params, held, score, layout
+        total = totals(*given, size=size, batches=batches, beat=beat)
+        told(step, total)
+        found = columns(total, objective)
         return {f"validation_{name}": value for name, value in found.items()}
 
     return gauge
@@ -111,7 +122,8 @@ def check_found(wanted: Sequence[sources.Source]) -> None:
     gone = []
     for source in wanted:
         try:
-            sources.find(source.path)
+            if not is_saved(source.path):
+                files.find(source.path, (*sources.FORMATS, *READERS))
         except files.NotFoundError:
             gone.append(source.path)
     if gone:
@@ -124,12 +136,13 @@ def check_found(wanted: Sequence[sources.Source]) -> None:
 
 def evaluate_run(
     run_dir: str | Path, batches: int | None = None, say: Callable[[str], None] = _say
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Score the newest good checkpoint of a run on its validation data, on all devices here.
 
     batches: at most so many, all of them by default. say: told of long work and of what is wrong;
     stderr by default. Returns step, loss and the objective's columns: of a language model
-    perplexity, accuracy, bits_per_byte and tokens. Raises DataError when the run holds nothing out
+    perplexity, accuracy, bits_per_byte and tokens; of labels what confusion.tables has too, which
+    is written into the run's folder. Raises DataError when the run holds nothing out
     or its files are not here, CheckpointError as loading does.
     """
     run = open_run(run_dir)
@@ -148,5 +161,7 @@ def evaluate_run(
     forward = make_forward(run.spec, layout, dtype)
     objective = make_objective(config, layout, run.tokenizer)
     score, most = make_score(forward, objective), batches or held.batches(size)
-    given = params, held, score, objective, layout
-    return {"step": step, **evaluate(*given, size=size, batches=most)}
+    total = totals(params, held, score, layout, size=size, batches=most)
+    if found := confusion.tables(config, total.extra):
+        confusion.write(run.folder, step, found)
+    return {"step": step, **columns(total, objective), **found}

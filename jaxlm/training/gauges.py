@@ -1,5 +1,6 @@
 """What a run scores besides its loss: what it holds out, general text, answers to prompts."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +15,10 @@ from jaxlm.data.pipeline import Dataset
 from jaxlm.models import lora
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Forward
-from jaxlm.objectives.base import Objective
+from jaxlm.objectives.base import Objective, Sums
 from jaxlm.objectives.divergence import Base
 from jaxlm.text.tokenizer import Tokenizer
-from jaxlm.training import samples
+from jaxlm.training import confusion, samples
 from jaxlm.training.answers import answering
 from jaxlm.training.evaluate import Gauge, validation
 from jaxlm.training.forgetting import forgetting
@@ -75,10 +76,17 @@ def make(
         parts = 1 if objective.whole else config.microbatches  # which compares as many rows
         size, most = config.batch // parts, config.evaluate.batches
         held = texts.held, forward, objective, layout
-        found.append(validation(*held, size=size, batches=most))
+        told = partial(_tell, config, folder)
+        found.append(validation(*held, size=size, batches=most, told=told))
     if texts.general is not None:
         found.append(forgetting(texts.general, forward, layout, folder, base=base))
     if texts.prompts:
         answer = answering(config.samples, forward, spec, tokenizer, shards=layout.size("batch"))
         found.append(sampling(config, texts.prompts, answer, folder, say))
     return tuple(found)
+
+
+def _tell(config: RunConfig, folder: Path, step: int, total: Sums) -> None:
+    """Keep what an evaluation says of each label."""
+    if found := confusion.tables(config, total.extra):
+        confusion.write(folder, step, found)

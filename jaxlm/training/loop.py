@@ -31,7 +31,9 @@ from jaxlm.observe.progress import Progress
 from jaxlm.plan.memory import is_out_of_memory
 from jaxlm.training import forgetting, resume
 from jaxlm.training.assemble import Run, assemble
+from jaxlm.training.classifier import headed
 from jaxlm.training.evaluate import place
+from jaxlm.training.labels import counted
 from jaxlm.training.schedule import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
@@ -67,7 +69,7 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
         distributed.agree("own", take)
         voice = Progress(folder, name=config.name, steps=config.steps or 0, primary=primary)
         stack.enter_context(voice)
-        config = distributed.together("init", lambda: inherit(config))
+        config = distributed.together("init", lambda: headed(counted(inherit(config))))
         accept = partial(resume.accept, config, folder, allow_change, voice.say)
         distributed.agree("go on", accept)
         run = assemble(config, folder, voice)

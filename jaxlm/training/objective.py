@@ -2,12 +2,20 @@
 
 from functools import partial
 
-from jaxlm.config.objectives import Clm, Contrastive, Sft
+from jaxlm.config.objectives import (
+    Classification,
+    Clm,
+    Contrastive,
+    Labels,
+    Sft,
+    TokenClassification,
+)
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.models.embedding import embedding, pooling
 from jaxlm.models.spec import ModelSpec
+from jaxlm.objectives import classify
 from jaxlm.objectives.base import Objective
 from jaxlm.objectives.contrastive import contrastive
 from jaxlm.objectives.divergence import Base
@@ -21,6 +29,8 @@ def make_objective(
 ) -> Objective:
     """The run's objective. base: from parameters to those of the base, where they are there."""
     chosen, shards = config.objective, layout.size("batch")
+    if isinstance(chosen, Labels):
+        return _classifier(chosen)
     if isinstance(chosen, Contrastive):
         return contrastive(
             embed=partial(embedding, how=pooling(chosen.pool, config.model)),
@@ -38,6 +48,19 @@ def make_objective(
     return language_model(z_loss=chosen.z_loss, shards=shards)
 
 
+def _classifier(chosen: Classification | TokenClassification) -> Objective:
+    if chosen.type == "classification" and chosen.problem != "single":
+        return classify.multi(chosen.labels) if chosen.problem == "multi" else classify.regression()
+    weights = chosen.class_weights
+    assert weights != "balanced"  # they are numbers once the labels are counted
+    return classify.single(
+        chosen.labels,
+        words=chosen.type == "token_classification",
+        smoothing=chosen.label_smoothing,
+        class_weights=weights,
+    )
+
+
 def check_base(config: RunConfig, base: Base | None) -> None:
     """Raise ConfigError for a divergence from a base that is not there while training."""
     chosen = config.objective
@@ -50,7 +73,7 @@ def check_fits(name: str, spec: ModelSpec) -> None:
     """Raise ConfigError, with what would fit, for an objective that does not train such a model."""
     if kind(spec) in TRAINS[name]:
         return
-    have = "a classifier" if spec.head.labels else f"a model of structure={spec.structure}"
+    have = f"a {kind(spec)}" if spec.head.labels else f"a model of structure={spec.structure}"
     others = " or ".join(fitting(spec))
     advice = f"; objectives for it: {others}" if others else ""
     what = f"{name} does not train {have} but a {' or '.join(TRAINS[name])}{advice}"

@@ -1,14 +1,19 @@
 """The data of a run, as its objective reads it."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxlm.config.objectives import Contrastive, Mlm, Pairs, Seq2seq
+from jaxlm.config.objectives import Contrastive, Labels, Mlm, Pairs, Seq2seq
 from jaxlm.config.schema import RunConfig
-from jaxlm.data import examples, paired, pairs, pipeline, seq2seq
+from jaxlm.core.errors import ConfigError
+from jaxlm.data import examples, labeled, labeling, paired, pairs, pipeline, seq2seq
 from jaxlm.data.cache import Tokens
+from jaxlm.data.classified import Reads
+from jaxlm.data.columns import Wanted
 from jaxlm.data.corrupted import corrupted
+from jaxlm.data.labeling import LabelAudit
 from jaxlm.data.masked import check_mask, masked
 from jaxlm.data.packing import Rows, Windows
 from jaxlm.data.pipeline import Dataset, Opener
@@ -21,15 +26,24 @@ AUDIT, LOST = "audit.json", "dropped.jsonl"
 
 def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
     """How the sources of a run are opened."""
-    if config.objective.type == "sft":
-        return pipeline.answers(tokenizer, config.examples, length=config.length, say=say)
-    if isinstance(config.objective, Contrastive):
-        how = config.objective, config.examples.overlong
-        return pairs.opener(tokenizer, *how, length=config.length, say=say)
-    if isinstance(config.objective, Seq2seq):
-        start, how = config.model.encoder.start, (config.objective, config.examples)
-        return paired.opener(tokenizer, *how, length=config.length, start=start, say=say)
+    chosen, how, length = config.objective, config.examples, config.length
+    if chosen.type == "sft":
+        return pipeline.answers(tokenizer, how, length=length, say=say)
+    if isinstance(chosen, Labels):
+        return labeling.opener(tokenizer, chosen, how, reads(config), length=length, say=say)
+    if isinstance(chosen, Contrastive):
+        return pairs.opener(tokenizer, chosen, how.overlong, length=length, say=say)
+    if isinstance(chosen, Seq2seq):
+        start = config.model.encoder.start
+        return paired.opener(tokenizer, chosen, how, length=length, start=start, say=say)
     return documents(config, tokenizer, say)
+
+
+def reads(config: RunConfig) -> Reads:
+    """What the model of a run reads besides tokens."""
+    model = config.model
+    pair = model.structure == "encoder-decoder"
+    return Reads(model.embedding.types > 1, model.encoder.start if pair else None)
 
 
 def documents(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
@@ -65,15 +79,28 @@ def _rows(config: RunConfig, tokenizer: Tokenizer) -> Callable[[Tokens], Rows]:
 def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Dataset | None]:
     """The training and the validation data. Raises DataError and ConfigError."""
     data, length, pad = config.data, config.length, tokenizer.pad
+    if data.replay is not None and isinstance(config.objective, Labels):
+        what = f"is of documents, of which {config.objective.type} learns nothing; leave it out"
+        raise ConfigError("data.replay", what)
     how = opener(config, tokenizer, say)
     train, held = pipeline.open_data(
         data.train, data.validation, how, length=length, pad=pad, seed=config.seed
     )
+    if isinstance(config.objective, Labels):
+        _check_labels(config.objective, train)
     if data.replay is None:
         return train, held
     share, rows = data.replay.weight or 0.0, documents(config, tokenizer, say)(data.replay, 0.0)
     say(f"{data.replay.path}: {share:.3g} of the rows, again, of {rows.train.count:,}")
     return train.replaying(rows.train, share), held
+
+
+def _check_labels(wanted: Wanted, train: Dataset) -> None:
+    """Raise DataError where all that is left to learn from has one label."""
+    counted: Counter[str] = Counter()
+    for audit in train.audits:
+        counted.update(audit.labels if isinstance(audit, LabelAudit) else {})
+    labeled.check_classes(counted, wanted, "data.train")
 
 
 def read_validation(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Dataset | None:
@@ -90,6 +117,8 @@ def texts(config: RunConfig) -> Iterator[str]:
     held = share if isinstance(share, float) else 0.0
     if config.objective.type == "sft":
         return examples.texts(data.train, held)
+    if isinstance(config.objective, Labels):
+        return labeled.texts(data.train, config.objective, held)
     if isinstance(config.objective, Contrastive):
         return pairs.texts(data.train, config.objective, held)
     if isinstance(config.objective, Seq2seq):

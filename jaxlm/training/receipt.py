@@ -1,6 +1,7 @@
 """What of a model a run trains, and what that takes: said before the first step, and kept."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ FILE = "trainable.json"
 Receipt = dict[str, Any]
 
 
-def receipt(matched: dict[str, list[str]], params: Params, mask: Mask, opt_state: Any) -> Receipt:
+def receipt(
+    matched: dict[str, list[str]],
+    params: Params,
+    mask: Mask,
+    opt_state: Any,
+    new: Iterable[str] = (),
+) -> Receipt:
     """The counts, for a file.
 
     matched: of each pattern the names that it means. params, opt_state: arrays or
     ShapeDtypeStructs, counted whole, on however many devices they lie. A gradient has the type of
-    its parameter.
+    its parameter. new: the leaves that `init` lacks.
     """
     leaves = tree.flatten(params)
     live, _ = tree.partition(params, mask)
@@ -41,6 +48,7 @@ def receipt(matched: dict[str, list[str]], params: Params, mask: Mask, opt_state
         "parameters": every,
         "trained": trained,
         "share": trained / every,
+        "new": list(new),
         "bytes": {
             "weights": tree.nbytes(params),
             "gradients": tree.nbytes(live),
@@ -53,8 +61,9 @@ def lines(found: Receipt) -> list[str]:
     """As a person reads it before the first step; one line where everything trains."""
     kept = ", ".join(f"{what} {size(number)}" for what, number in found["bytes"].items())
     all_of, some = count(found["parameters"]), count(found["trained"])
+    new = [f"  new, and random: {', '.join(found['new'])}"] if found["new"] else []
     if found["trained"] == found["parameters"]:
-        return [f"trains all of {all_of} parameters: {kept}"]
+        return [f"trains all of {all_of} parameters: {kept}", *new]
     meant = [
         f"{pattern} ({each['tensors']} tensors, {count(each['parameters'])})"
         for pattern, each in found["patterns"].items()
@@ -66,6 +75,7 @@ def lines(found: Receipt) -> list[str]:
             for kind, each in found["types"].items()
         ),
         f"  {kept}",
+        *new,
     ]
 
 

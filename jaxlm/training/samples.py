@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config.objectives import Seq2seq
+from jaxlm.config.objectives import Labels, Seq2seq
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed
 from jaxlm.core.errors import ConfigError, DataError
@@ -38,6 +38,9 @@ def read(config: RunConfig, tokenizer: Tokenizer, spec: ModelSpec) -> list[Asked
     if not chosen.prompts:
         return []
     pair, objective = spec.structure == "encoder-decoder", config.objective
+    if isinstance(config.objective, Labels):
+        what = f"are for models that answer, not for {config.objective.type}; leave it out"
+        raise ConfigError("samples.prompts", what)
     if chosen.prompts == "validation":
         found = _held(config, tokenizer)
     elif pair:

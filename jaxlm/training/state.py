@@ -19,13 +19,13 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub.fetch import is_newest, is_remote, local, pinned
 from jaxlm.inference.imported import keep
+from jaxlm.inference.origin import origin
 from jaxlm.inference.run import (
     Base,
     adapted,
     base_params,
     frozen_params,
     kept,
-    origin,
     shapes,
 )
 from jaxlm.inference.vocabulary import check_extends
@@ -33,6 +33,7 @@ from jaxlm.models.axes import AXES
 from jaxlm.models.spec import RUNTIME, ModelSpec
 from jaxlm.models.transformer import init_params
 from jaxlm.text import tokenizer as tokenizers
+from jaxlm.training import classifier
 from jaxlm.training.optim import Optimizer, init_state, state_shapes
 from jaxlm.training.step import TrainState
 
@@ -42,27 +43,33 @@ def inherit(config: RunConfig) -> RunConfig:
 
     `init` becomes a name of the same bytes from everywhere: a path from the root, or the commit
     that a branch of the Hub has now; of a run that continues, the one that it began with. A
-    tokenizer of its own may add ids to that of `init`: the model then has rows for them. Raises
+    tokenizer of its own may add ids to that of `init`: the model then has rows for them. So are the
+    names of labels, of a classifier that names none; its head is the matter of `headed`. Raises
     ConfigError for a key of `model` that is set to something else, and for a tokenizer in which ids
     are other text.
     """
     if not config.init:
         return config
     init = _pinned(config)
-    spec, path = origin(init)
+    was = origin(init)
+    spec, path = was.spec, was.tokenizer
     runtime = {key: getattr(config.model, key) for key in RUNTIME}
-    given = config.tokenizer.path
-    if given and pinned(given) != path:
-        path, vocab = pinned(given), _ids(given, path, init)
+    own = config.tokenizer.path
+    if own and pinned(own) != path:
+        path, vocab = pinned(own), _ids(own, path, init)
         runtime["vocab"] = max(vocab, spec.vocab)
     spec = spec.model_copy(update=runtime)
-    for key in sorted(config.model.model_fields_set):
+    given = config.model.model_fields_set
+    if config.objective.type in classifier.KINDS and "head" in given:
+        spec = spec.model_copy(update={"head": config.model.head})
+    for key in sorted(given):
         value = getattr(config.model, key)
         left_out = value == 0 and not isinstance(value, bool)
         if not left_out and value != getattr(spec, key):
             raise ConfigError(f"model.{key}", f"comes from init={config.init}; leave it out")
     tokenizer = config.tokenizer.model_copy(update={"path": path})
-    return config.model_copy(update={"init": init, "model": spec, "tokenizer": tokenizer})
+    config = config.model_copy(update={"init": init, "model": spec, "tokenizer": tokenizer})
+    return classifier.labeled(config, was)
 
 
 def _ids(given: str, own: str, init: str) -> int:

@@ -1,5 +1,7 @@
 """The configuration stays a page, and every key is documented and read."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import networks
@@ -7,8 +9,9 @@ import processes
 import pytest
 
 from jaxlm.config import optimizers
-from jaxlm.config.keys import documented
+from jaxlm.config.keys import documented, sections
 from jaxlm.config.load import load
+from jaxlm.config.objectives import READERS, Objective
 from jaxlm.core import errors
 from jaxlm.models.axes import AXES
 from jaxlm.training import optim
@@ -36,9 +39,16 @@ NO_MOMENT = {"schedule_free_adamw": {"state_dtype"}}
 """Optimizers whose state is float32 whatever is asked for: they say so at the end of a run."""
 
 
-def test_the_configuration_stays_a_page():
-    counted = [key for key in documented() if not key.startswith("model.")]
-    assert len(counted) <= 90, counted
+@pytest.mark.parametrize("section", sections(Objective), ids=lambda section: section.__name__)
+def test_the_configuration_stays_a_page(section):
+    """Of a run of one objective: its own keys, and those that all have or it reads."""
+    name = section.model_fields["type"].default
+    own = {f"objective.{key}" for key in section.model_fields}
+    unread = {f"examples.{key}" for key, readers in READERS.items() if name not in readers}
+    others = [k for k in documented() if not k.startswith(("model.", "objective."))]
+    counted = own | (set(others) - unread)
+    assert len(counted) <= 90, sorted(counted)
+    assert own <= documented().keys() and unread <= documented().keys()
 
 
 def test_every_key_says_what_it_is():
@@ -129,6 +139,19 @@ EXAMPLES = (
     "examples.packing=false",
 )
 """Those of a run on examples."""
+LABELED = (
+    "objective.type=classification",
+    "objective.labels=[no, yes]",
+    "objective.label=label",
+    "objective.text=a",
+    "objective.pair=b",
+    "objective.label_smoothing=0.1",
+    "objective.class_weights=balanced",
+)
+"""Those of a run on labeled texts; some are of single labels alone."""
+SEVERAL = ("objective.type=classification", "objective.problem=multi", "objective.text=a")
+WORDS = ("objective.type=token_classification", "objective.words=a", "objective.label=b")
+"""Of several labels, and of labeled words."""
 ASKED = ("samples.count=1", "samples.tokens=2", "samples.match=json")
 """Those of a run with prompts."""
 TUNED = (
@@ -223,7 +246,20 @@ def test_every_key_has_an_effect(texts):
     assert without_effect(texts, *plain, *EXAMPLES, data, *asked, "steps=2") == []
 
 
-TOLD = (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED, *COMPARED)
+@pytest.mark.once
+@pytest.mark.parametrize("chosen", [LABELED, SEVERAL, WORDS], ids=["single", "several", "words"])
+def test_every_key_of_labels_has_an_effect(tmp_path, chosen):
+    rows = [{"a": "x y", "b": "N V", "label": ("yes", "no")[i % 2]} for i in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = "steps=2", "examples.overlong=drop", "examples.packing=false"
+    plain = [w for w in processes.words(tmp_path) if not w.startswith("data.")]
+    plain += ["model.structure=encoder", "tokenizer.vocab=400", f"data.train={tmp_path}/a.jsonl"]
+    plain = [w for w in plain if w != "tokenizer.vocab=300"]
+    assert without_effect(tmp_path, *plain, *more, *chosen) == []
+
+
+LABELS = (*LABELED, *SEVERAL, *WORDS)
+TOLD = (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED, *COMPARED, *LABELS)
 
 
 def test_every_key_is_set_above():

@@ -1,10 +1,17 @@
 import itertools
+import json
 import re
 
 import numpy as np
+import pytest
 
+from jaxlm.config.objectives import Classification, TokenClassification
+from jaxlm.config.schema import Examples, Source
+from jaxlm.data import labels_shown
 from jaxlm.data.cache import Tokens
+from jaxlm.data.classified import Reads
 from jaxlm.data.inspect import inspect
+from jaxlm.data.labeling import opener
 from jaxlm.data.packing import Windows
 from jaxlm.data.pipeline import Dataset
 
@@ -50,3 +57,39 @@ def test_text_cannot_steer_the_terminal(tokenizer):
     assert "\x1b" not in shown
     assert "\x9b" not in shown
     assert "\tok" in shown
+
+
+@pytest.mark.parametrize(
+    ("wanted", "record", "shown"),
+    [
+        (Classification(labels=("no", "yes")), {"text": "the fox", "label": "yes"}, "yes] the fox"),
+        (
+            Classification(problem="multi", labels=("a", "b", "c")),
+            {"text": "fox", "label": ["a", "c"]},
+            "a | c] fox",
+        ),
+        (
+            Classification(problem="regression", labels=("x",)),
+            {"text": "fox", "label": 2.5},
+            "2.5] fox",
+        ),
+        (
+            TokenClassification(labels=("X", "O")),
+            {"tokens": ["the", "fox"], "tags": ["O", "X"]},
+            "/O",
+        ),
+    ],
+)
+@pytest.mark.parametrize("reads", [Reads(), Reads(start=3)], ids=["once", "twice"])
+def test_labeled_texts_are_shown_with_their_labels(
+    tmp_path, tokenizer, wanted, record, shown, reads
+):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{json.dumps(record)}\n" * 2)
+    read = opener(tokenizer, wanted, Examples(), reads, length=32)(Source(path=str(path)), 0.0)
+    data = Dataset((read.train,), None, 32, 0, None)
+    text = labels_shown.inspect(data, tokenizer, wanted, 3, color=False)
+    many = 4 if wanted.type == "token_classification" else 2
+    assert text.startswith(f"row 0: 2 texts, {many} labels, ") and "\x1b" not in text
+    assert text.count(shown) == 2 and "\n[text 2" in text
+    assert "\x1b[32m" in labels_shown.inspect(data, tokenizer, wanted, 3, color=True)

@@ -63,7 +63,8 @@ def shown(name):
     from families import checks
 
     generates = checks.generates(name)
-    trains = checks.opened(name).spec.structure == "decoder"
+    spec = checks.opened(name).spec
+    trains = spec.structure == "decoder" and not spec.head.labels
     with TemporaryDirectory() as out:
         read = checks.in_every_type(name, Path(out))
     return {

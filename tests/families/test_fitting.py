@@ -6,8 +6,10 @@ from pathlib import Path
 import networks
 import pytest
 
-from jaxlm.core.errors import CheckpointError
-from jaxlm.families import FAMILIES, computed, find, fitting
+from jaxlm.core.errors import CheckpointError, ConfigError
+from jaxlm.families import FAMILIES, computed, find, fitting, headed
+from jaxlm.families.heads import SEQUENCE, TOKENS, head_of
+from jaxlm.models.spec import Head
 
 CONFIGS = json.loads((Path(__file__).parent / "configs.json").read_text())
 
@@ -64,6 +66,48 @@ def test_an_imported_model_leaves_as_what_it_was():
     assert fitting(family.spec(plain)).model_type == "llama"
     assert fitting(family.spec(plain), "phi3") is family
     assert fitting(networks.spec(bias={"qkv": True}), "phi3").model_type == "qwen2"
+
+
+@pytest.mark.parametrize("kind", [SEQUENCE, TOKENS])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_classifier_has_the_head_of_its_family(name, kind):
+    family, spec = find(CONFIGS[name]), find(CONFIGS[name]).spec(CONFIGS[name])
+    if kind not in family.classifiers:
+        what = f"{family.model_type} has no head for {kind}; take a model of .*bert"
+        with pytest.raises(ConfigError, match=what):
+            headed(spec, kind, 5, CONFIGS[name])
+        return
+    made = headed(spec, kind, 5, CONFIGS[name])
+    assert made.head.labels == 5 and head_of(made) == kind
+    assert made.model_copy(update={"head": spec.head}) == spec
+    config = family.config(made)
+    assert config["architectures"] == [family.classifiers[kind]] and len(config["id2label"]) == 5
+    assert family.spec(config) == made
+
+
+ROBERTA = {"pool": "first", "transform": "tanh", "bias": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "head"),
+    [
+        ({}, SEQUENCE, {"pool": "last", "bias": False}),  # Llama's
+        ({}, TOKENS, {"bias": True}),
+        (networks.ENCODERS["bert"], SEQUENCE, ROBERTA),
+        ({"positions": "none"}, SEQUENCE, {"pool": "last", "bias": True}),
+        (networks.PAIRS["t5"], SEQUENCE, {"pool": "last", "bias": True}),
+        (networks.PAIRS["t5"], TOKENS, {"bias": True}),
+    ],
+)
+def test_what_no_family_scores_gets_a_plain_head(changes, kind, head):
+    assert headed(networks.spec(**changes), kind, 3).head == Head(labels=3, **head)
+
+
+def test_how_a_family_pools_is_in_the_configuration_that_a_model_came_with():
+    spec = FAMILIES["modernbert"].spec(CONFIGS["modernbert"])
+    for pool, ours in (("cls", "first"), ("mean", "mean")):
+        came = {**CONFIGS["modernbert"], "classifier_pooling": pool}
+        assert headed(spec, SEQUENCE, 2, came).head.pool == ours
 
 
 def test_the_table_is_by_model_type():

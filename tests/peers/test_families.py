@@ -10,6 +10,7 @@ import pytest
 
 from jaxlm.core import tree
 from jaxlm.families import FAMILIES
+from jaxlm.families.heads import SEQUENCE, TOKENS
 from jaxlm.families.names import tensors, write
 from jaxlm.hub.load import load_params, matched, open_folder
 from jaxlm.hub.save import lazy
@@ -109,6 +110,28 @@ def test_transformers_reads_what_the_tables_write(name, tmp_path):
     again = class_of(CONFIGS[name]).from_pretrained(out, attn_implementation="eager")
     _, given = inputs(CONFIGS[name], 48)
     assert apart(theirs(again.eval(), given), theirs(net, given)) < 1e-5
+
+
+DECODERS = [
+    name
+    for name, each in FAMILIES.items()
+    if each.architecture.endswith(("ForCausalLM", "LMHeadModel"))
+]
+
+
+@pytest.mark.parametrize("kind", [SEQUENCE, TOKENS])
+@pytest.mark.parametrize("name", DECODERS)
+def test_classifiers_of_every_family_are_those_of_transformers(name, kind, tmp_path):
+    family = FAMILIES[name]
+    if kind not in family.classifiers:
+        name_of = family.architecture.split("For")[0]
+        assert not hasattr(transformers, f"{name_of}ForTokenClassification")
+        return
+    values = {"pad_token_id": 0, **CONFIGS[name], "id2label": {0: "a", 1: "b", 2: "c"}}
+    net = saved(values | {"architectures": [family.classifiers[kind]]}, tmp_path)
+    folder, model = loaded(tmp_path)
+    mine, given = inputs(folder.config, 48)
+    assert apart(np.asarray(model.logits(**mine)), theirs(net, given)) < 2e-4
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -143,3 +143,46 @@ def test_adapters_of_peft_load_here(case, form, tmp_path):
     found = read_onto(tmp_path / "out", model.params, folder.spec, folder.family)
     assert families.apart(scored(found, model, mine), families.theirs(made, given)) < 1e-4
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 4
+
+
+CLASSIFIERS = [
+    "bert sequence",
+    "bert tokens",
+    "roberta sequence",
+    "modernbert sequence",
+    "bart sequence",
+    "qwen2 sequence",
+    "gpt_neox tokens",
+]
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS, indirect=True)
+def test_a_classifier_leaves_with_its_head(case, tmp_path):
+    head = [name for name in tree.flatten(case[2].params) if name.startswith("head/")]
+    params = moved(adapted(case[2]), ("lora_b", *head))
+    check_out(case, params, tmp_path / "out", saved=head)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    tokens = case[1].spec.head.pool == "none"
+    assert config["task_type"] == ("TOKEN_CLS" if tokens else "SEQ_CLS")
+    modules = {name for name in config["modules_to_save"] if name in ("classifier", "score")}
+    assert modules or case[1].spec.structure == "encoder-decoder"
+
+
+@pytest.mark.parametrize("case", CLASSIFIERS, indirect=True)
+def test_classifiers_of_peft_load_here(case, tmp_path):
+    net, folder, model, (mine, given) = case
+    task = "TOKEN_CLS" if folder.spec.head.pool == "none" else "SEQ_CLS"
+    linear = {n for n, m in net.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}
+    body = sorted(n for n in linear if "layer" in n)
+    more = ["classification_head"] if "classification_head.dense" in linear else None
+    config = peft.LoraConfig(
+        task_type=task, r=4, target_modules=body, modules_to_save=more, init_lora_weights=False
+    )
+    made = peft.get_peft_model(net, config)
+    with torch.no_grad():
+        for name, value in made.named_parameters():
+            if "modules_to_save" in name:
+                value.mul_(1.3)
+    made.eval().save_pretrained(tmp_path / "out")
+    found = read_onto(tmp_path / "out", model.params, folder.spec, folder.family)
+    assert families.apart(scored(found, model, mine), families.theirs(made, given)) < 1e-4

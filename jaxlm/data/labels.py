@@ -1,0 +1,125 @@
+"""What is written of labels, as names, and names as ids."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jaxlm.core.errors import DataError
+
+SHOWN = 12
+"""Most names of a label set that an error lists."""
+YES = {"1": True, "true": True, "0": False, "false": False}
+
+
+class LabelSet:
+    """The labels of a run, in the order of their ids."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = tuple(names)
+        self._ids = {name: index for index, name in enumerate(self.names)}
+        self._numbered = any(name.isdecimal() for name in self.names)
+
+    def id(self, name: str, where: str) -> int:
+        """The id of a label by its name or, where no name is a number, by its id.
+
+        Raises DataError, with the set, for one that is not in it.
+        """
+        if (found := self._ids.get(name)) is not None:
+            return found
+        if not self._numbered and name.isdecimal() and int(name) < len(self.names):
+            return int(name)
+        known = ", ".join(self.names[:SHOWN]) + ", ..." * (len(self.names) > SHOWN)
+        what = f"label {name!r} is none of the {len(self.names)} labels: {known}"
+        raise DataError(where, f"{what}; correct it, or name it in objective.labels")
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names sorted, numbers by what they count."""
+    every = set(names)
+    return tuple(sorted(every, key=int if all(map(_is_whole, every)) else str))
+
+
+def name_of(value: Any, where: str) -> str:
+    """The name of one label, a text or a number. Raises DataError for what is neither."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) or (isinstance(value, str) and value.strip()):
+        return str(value).strip()
+    said = "empty" if value in (None, "") else repr(value)[:40]
+    raise DataError(where, f"the label is {said}; write one name or id")
+
+
+def names_of(value: Any, where: str) -> list[str]:
+    """The names of any number of labels: a list, its JSON, or a text cut at | or at commas.
+
+    Raises DataError for what is none of these.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = _json(value, where)
+    elif isinstance(value, str):
+        parts = value.split("|" if "|" in value else ",")
+        value = [part for part in map(str.strip, parts) if part]
+    if not isinstance(value, list | tuple):
+        return [name_of(value, where)]
+    names = [name_of(each, where) for each in value]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(where, f"label {twice[0]!r} is there twice; write it once")
+    return names
+
+
+def items_of(value: Any, where: str, what: str) -> list[Any]:
+    """The words of a text, or its tags: a list, its JSON, or a text cut at white space."""
+    if isinstance(value, str):
+        value = _json(value, where) if value.lstrip()[:1] == "[" else value.split()
+    if not isinstance(value, list | tuple):
+        kind = type(value).__name__
+        raise DataError(where, f"{what} is {kind}; write a list, one for each word")
+    return list(value)
+
+
+def numbers_of(value: Any, where: str) -> list[float]:
+    """One number or several. Raises DataError for what is none, or is not finite."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = _json(value, where)
+    found = []
+    for each in value if isinstance(value, list | tuple) else [value]:
+        try:
+            number = float(each)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(each, bool) or not math.isfinite(number):
+            raise DataError(where, f"the label {each!r} is no number; write one such as 2.5")
+        found.append(number)
+    return found
+
+
+def is_set(value: Any, where: str, name: str) -> bool:
+    """What a column of a label says, 0 or 1. Raises DataError for what is neither."""
+    try:
+        return YES[name_of(value, where).lower()]
+    except KeyError:
+        raise DataError(where, f"{name} is {value!r}; write 0 or 1 for each label") from None
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value is one that `is_set` takes."""
+    plain = isinstance(value, str | int | float)
+    return plain and (str(value).lower() in YES or value in (0.0, 1.0))
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        what = f"{text[:40]!r} is no list that can be read"
+        raise DataError(where, f'{what}; write ["a", "b"], a|b or a,b') from None
+
+
+def _is_whole(name: str) -> bool:
+    try:
+        return str(int(name)) == name
+    except ValueError:
+        return False

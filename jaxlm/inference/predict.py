@@ -1,0 +1,143 @@
+"""Labels of texts, pairs and words, with their probabilities, in batches of like lengths."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxlm.core.errors import ConfigError, DataError
+from jaxlm.text.fitting import Fitted, fit, fit_words
+
+if TYPE_CHECKING:
+    from jaxlm.inference.model import Model
+
+BATCH = 32
+"""Texts at a time."""
+WIDTHS, MULTIPLE = 8, 8
+"""Most widths of batches, each of which is a program, and what divides them."""
+Prediction = dict[str, Any]
+
+
+class Task(NamedTuple):
+    """What a classifier tells."""
+
+    problem: str
+    """single, multi, regression or tokens."""
+    labels: tuple[str, ...]
+
+    @property
+    def type(self) -> str:
+        """The objective that trains it."""
+        return "token_classification" if self.problem == "tokens" else "classification"
+
+
+class Asked(NamedTuple):
+    """What is to be labeled."""
+
+    where: str
+    """What errors name."""
+    text: str = ""
+    pair: str | None = None
+    words: tuple[str, ...] = ()
+
+
+def predict(model: "Model", asked: Sequence[Asked], overlong: str = "error") -> list[Prediction]:
+    """Of each text prediction, the label, and probabilities, of each label.
+
+    Of several labels: those over 0.5. Of a regression: the number, or a list of them, alone. Of
+    words: lists, one for each word; None for a word that no token begins or that was cut off.
+    overlong: error, truncate-right or truncate-left. Raises ConfigError for a model without labels,
+    DataError for texts that are empty or longer than its positions.
+    """
+    task = task_of(model)
+    fitted = [_fitted(model, each, task, overlong) for each in asked]
+    found: list[Prediction] = [{} for _ in asked]
+    order = sorted(range(len(asked)), key=lambda i: len(fitted[i].ids))
+    unit = max(MULTIPLE, -(-max((len(f.ids) for f in fitted), default=1) // WIDTHS))
+    for first in range(0, len(order), BATCH):
+        chosen = order[first : first + BATCH]
+        scores = _scores(model, [fitted[i] for i in chosen], unit)
+        for i, own in zip(chosen, scores, strict=False):
+            found[i] = told(task, own, fitted[i])
+    return found
+
+
+def task_of(model: "Model") -> Task:
+    """What a model tells: where nobody said, one label, or a number where it scores one alone, as
+    transformers has it. Raises ConfigError for a model without labels.
+    """
+    head = model.spec.head
+    if not head.labels:
+        what = "has no labels to predict; train it with objective.type=classification"
+        raise ConfigError("model", what)
+    if head.pool == "none":
+        return Task("tokens", model.labels)
+    plain = "regression" if head.labels == 1 else "single"
+    return Task(model.problem or plain, model.labels)
+
+
+def asked(task: Task, texts: Sequence[Any], pairs: Sequence[str] | None = None) -> list[Asked]:
+    """Texts from Python, which `predict` takes. Raises DataError for what is none."""
+    if isinstance(texts, str) or (pairs is not None and len(pairs) != len(texts)):
+        what = "are a list of texts, pairs another as long; write ['a text'] for a single one"
+        raise DataError("texts", what)
+    if task.problem == "tokens":
+        words = (each.split() if isinstance(each, str) else each for each in texts)
+        return [Asked(f"text {i}", words=tuple(each)) for i, each in enumerate(words, 1)]
+    seconds = [None] * len(texts) if pairs is None else pairs
+    both = zip(texts, seconds, strict=True)
+    return [Asked(f"text {i}", text, pair) for i, (text, pair) in enumerate(both, 1)]
+
+
+def told(task: Task, scores: np.ndarray, fitted: Fitted) -> Prediction:
+    """What the scores [C], or [L, C] of words, of a text say."""
+    if task.problem == "regression":
+        numbers = [float(each) for each in scores]
+        return {"prediction": numbers[0] if len(numbers) == 1 else numbers}
+    if task.problem == "multi":
+        shares = 1 / (1 + np.exp(-scores))
+        names = [n for n, share in zip(task.labels, shares, strict=True) if share > 0.5]
+        return {"prediction": names, "probabilities": _named(task, shares)}
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    if task.problem == "single":
+        return {
+            "prediction": task.labels[int(shares.argmax())],
+            "probabilities": _named(task, shares),
+        }
+    words = [None if at < 0 else shares[at] for at in fitted.firsts]
+    return {
+        "prediction": [None if p is None else task.labels[int(p.argmax())] for p in words],
+        "probabilities": [None if p is None else _named(task, p) for p in words],
+    }
+
+
+def _named(task: Task, shares: np.ndarray) -> dict[str, float]:
+    return {name: round(float(p), 6) for name, p in zip(task.labels, shares, strict=True)}
+
+
+def _fitted(model: "Model", one: Asked, task: Task, overlong: str) -> Fitted:
+    limits: Any = {"length": model.spec.max_length, "overlong": overlong, "where": one.where}
+    if task.problem == "tokens":
+        found = fit_words(model.tokenizer, one.words, **limits)
+    else:
+        found = fit(model.tokenizer, one.text, one.pair, **limits)
+    if found.over and overlong == "error":
+        long = model.spec.max_length + found.over
+        what = f"{long} tokens are more than the model's {model.spec.max_length} positions"
+        raise DataError(one.where, f"{what}; truncate them: --overlong truncate-right")
+    return found
+
+
+def _scores(model: "Model", batch: list[Fitted], unit: int) -> np.ndarray:
+    """Scores [BATCH, C], or [BATCH, L, C], the rows beyond the texts being filler."""
+    width = -(-max(len(one.ids) for one in batch) // unit) * unit
+    shape = BATCH, min(width, model.spec.max_length)
+    tokens, types, real = (np.zeros(shape, np.int32) for _ in range(3))
+    for row, one in enumerate(batch):
+        here = row, slice(len(one.ids))
+        tokens[here], types[here], real[here] = one.ids, one.types, 1
+    given = types if model.spec.embedding.types > 1 else None
+    scores = model.logits(tokens, mask=real, types=given)
+    return np.asarray(jax.device_get(scores), np.float64)
