@@ -40,6 +40,8 @@ def explain(found: ValidationError, document: Document, source: str) -> ConfigEr
         return _refused(route, str(error["ctx"]["error"]), document, source)
     if error["type"] == "union_tag_invalid":
         route = (*route, "type")
+    if error["type"] == "missing":
+        return ConfigError(origin(route, document, source), _missing(route, document.values))
     return ConfigError(origin(route, document, source), _wrong(error, route))
 
 
@@ -126,8 +128,6 @@ def _refused(route: Route, what: str, document: Document, source: str) -> Config
 def _wrong(error: Any, route: Route) -> str:
     kind, key, value = error["type"], dotted(route), error["input"]
     context = error.get("ctx", {})
-    if kind == "missing":
-        return _missing(route)
     if kind in _RANGES:
         return f"{key} must be {_RANGES[kind].format(**context)}, not {shown(value)}"
     if kind in ("literal_error", "union_tag_invalid"):
@@ -147,18 +147,15 @@ def _wrong(error: Any, route: Route) -> str:
     return f"{key}: {error['msg']}, not {shown(value)}"
 
 
-def _missing(route: Route) -> str:
-    section: type[Section] = RunConfig
-    field = None
-    for part in route:
-        if isinstance(part, str):
-            field = section.model_fields[part]
-            section = next(iter(sections(field.annotation)), section)
-    while field and field.annotation is section:  # a whole section is missing: its first needed key
+def _missing(route: Route, values: Any) -> str:
+    section, _ = _section(route[:-1], values)
+    field = section.model_fields[str(route[-1])]
+    section = next(iter(sections(field.annotation)), section)
+    while field.annotation is section:  # a whole section is missing: its first needed key
         name, field = next((n, f) for n, f in section.model_fields.items() if f.is_required())
         route, section = (*route, name), next(iter(sections(field.annotation)), section)
-    meaning = (field.description if field else None) or ""
-    return f"missing key {dotted(route)}; add it: {' '.join(meaning.split())}"
+    meaning = " ".join((field.description or "").split())
+    return f"missing key {dotted(route)}; add it: {meaning}"
 
 
 def _instead(route: Route, value: Any) -> str:

@@ -186,6 +186,34 @@ COMPARED = (
     "steps=2",
 )
 """Those of a run on texts that belong together."""
+CORRUPTED = (
+    ("objective.type=span_corruption", "objective.rate=0.3", "objective.span=2"),
+    (
+        "objective.type=bart",
+        "objective.infill=0.2",
+        "objective.permute=false",
+        "objective.mask=0.1",
+        "objective.delete=0.1",
+        "objective.rotate=0.5",
+    ),
+    (
+        "objective.type=ul2",
+        "objective.denoisers=[{mode: R, rate: 0.2, span: 2}, {mode: S, rate: 0.4}]",
+        "objective.modes.R=<extra_id_97>",
+        "objective.modes.S=<extra_id_98>",
+        "objective.modes.X=<extra_id_99>",
+    ),
+    ("objective.type=prefix_lm",),
+)
+"""Those of each run that learns targets for sources."""
+ALL_CORRUPTED = (
+    "model.structure=encoder-decoder",
+    "objective.rows=packed",
+    "objective.z_loss=1e-3",
+    "steps=1",
+    "tokenizer.vocab=400",
+)
+"""Those that all of them have."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
 """What excludes others of them; two more runs below set it."""
 IDLE = {"data.validation.weight", "evaluate.general.weight"}
@@ -240,6 +268,11 @@ def test_every_key_has_an_effect(texts):
     compared = [w for w in processes.words(texts, name="compared") if not w.startswith("data.")]
     assert without_effect(texts, *compared, *COMPARED, f"data.train={texts}/b.jsonl") == []
 
+    for number, its in enumerate(CORRUPTED):
+        own = processes.words(texts, *its, *ALL_CORRUPTED, name=f"corrupted{number}")
+        corrupted = [w for w in own if "data.t" not in w and w != "tokenizer.vocab=300"]
+        assert without_effect(texts, *corrupted, data) == []
+
     plain = [w for w in processes.words(texts, name="tuned") if not w.startswith("data.")]
     data = f"data.train={texts}/c.jsonl"
     asked = f"samples.prompts={texts}/p.txt", f"samples.json_schema={texts}/schema.json", *ASKED
@@ -258,8 +291,10 @@ def test_every_key_of_labels_has_an_effect(tmp_path, chosen):
     assert without_effect(tmp_path, *plain, *more, *chosen) == []
 
 
-LABELS = (*LABELED, *SEVERAL, *WORDS)
-TOLD = (*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED, *COMPARED, *LABELS)
+TOLD = (
+    *(*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED, *COMPARED),
+    *(*LABELED, *SEVERAL, *WORDS, *sum(CORRUPTED, ())),
+)
 
 
 def test_every_key_is_set_above():
@@ -267,6 +302,7 @@ def test_every_key_is_set_above():
     assert config.name == "other"
     given = {word.partition("=")[0] for word in TOLD}
     given |= {"samples.prompts", "samples.json_schema"}
+    given |= {f"objective.denoisers.{key}" for key in ("mode", "rate", "span")}
     given |= {"run_dir", "data.cache", "tokenizer.type", "objective.type", *NOT_SET, *IDLE}
     given |= {
         f"{part}.{key}"
