@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxlm import families
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
-from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
 from jaxlm.families import names
 from jaxlm.families.family import Family
@@ -131,14 +131,13 @@ def load_params(
     )
 
 
-def held(folder: Folder, spec: ModelSpec, leaves: Iterable[str]) -> dict[str, Slices]:
-    """The slices of those among `leaves` of `spec` that the file holds, all of them and in
-    their shapes, though its own configuration may not ask for them.
+def held(folder: Folder, spec: ModelSpec, leaves: Mapping[str, Any]) -> dict[str, Slices]:
+    """The slices of those among `leaves` of `spec`, arrays or shapes by name, that the file holds
+    whole, though its own configuration may not ask for them.
     """
     tensors, family = open_tensors(folder.path), folder.family
-    every = tree.flatten(param_shapes(spec, Layout(make_mesh({}, jax.devices()[:1])), jnp.float32))
-    shapes = {name: every[name].shape for name in sorted(leaves)}
     files = names.in_file(tensors, family.prefix, family.renamed)
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     found: dict[str, Slices] = {name: {} for name in shapes}
     for piece in names.expand(family.table(spec), shapes, spec.vocab):
         there = tensors.table.get(files.get(piece.name, ""))
@@ -149,15 +148,12 @@ def held(folder: Folder, spec: ModelSpec, leaves: Iterable[str]) -> dict[str, Sl
     return {name: slices for name, slices in found.items() if slices}
 
 
-def load_held(
-    folder: Folder, spec: ModelSpec, leaves: Iterable[str], layout: Layout, dtype: DTypeLike
-) -> dict[str, jax.Array]:
-    """The leaves that `held` finds, by name, in `dtype` and on the mesh of `layout`."""
-    tensors = open_tensors(folder.path)
-    files = names.in_file(tensors, folder.family.prefix, folder.family.renamed)
-    shapes = tree.flatten(param_shapes(spec, layout, dtype))
+def load_held(folder: Folder, spec: ModelSpec, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Those that `held` finds, as the arrays or shapes among `leaves` lie and in their types."""
+    tensors, family = open_tensors(folder.path), folder.family
+    files = names.in_file(tensors, family.prefix, family.renamed)
     return {
-        name: _leaf(name, shapes[name], slices, tensors, files, dtype)
+        name: _leaf(name, leaves[name], slices, tensors, files, leaves[name].dtype)
         for name, slices in held(folder, spec, leaves).items()
     }
 

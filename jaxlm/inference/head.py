@@ -1,6 +1,7 @@
 """A model with another head than it came with: what it has of the new one, and what is made."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 from jax import Array
 from jax.typing import DTypeLike
@@ -30,24 +31,24 @@ def replaced(
     leaves = tree.flatten(params)
     made = tree.flatten(init_head(spec, layout, key, dtype))
     if was.folder:
-        made |= folders.load_held(was.folder, spec, _wanted(made), layout, dtype)
+        made |= folders.load_held(was.folder, spec, _wanted(made))
     else:
         made |= {name: leaves[name] for name in shared(was, spec, made)}
     body = {name: leaf for name, leaf in leaves.items() if not name.startswith("head/")}
     return tree.unflatten(body | made)
 
 
-def new(was: Origin, spec: ModelSpec, names: Iterable[str]) -> list[str]:
-    """Those among `names`, the leaves of `spec`, that `was` has nothing for: of its head."""
-    own = [name for name in names if name.startswith("head/")]
+def new(was: Origin, spec: ModelSpec, leaves: Mapping[str, Any]) -> list[str]:
+    """Those among `leaves`, arrays or shapes of `spec` by name, that its head has new."""
     if was.spec.head == spec.head:
         return []
+    own = {name: leaf for name, leaf in leaves.items() if name.startswith("head/")}
     known = folders.held(was.folder, spec, _wanted(own)) if was.folder else shared(was, spec, own)
     return [name for name in own if name not in known]
 
 
-def shared(was: Origin, spec: ModelSpec, names: Iterable[str]) -> set[str]:
-    """Those among `names`, leaves of a head, that are the same tensor of the family before."""
+def shared(was: Origin, spec: ModelSpec, leaves: Mapping[str, Any]) -> set[str]:
+    """Those among `leaves`, of a head, that are the same tensor in the family of `was`."""
     try:
         family = families.find(was.config) if was.config else families.fitting(was.spec)
     except CheckpointError:
@@ -56,8 +57,8 @@ def shared(was: Origin, spec: ModelSpec, names: Iterable[str]) -> set[str]:
         {leaf: weight.theirs for weight in family.table(each) for leaf in weight.leaves}
         for each in (was.spec, spec)
     )
-    return {name for name in _wanted(names) if one.get(name, "") == other.get(name)}
+    return {name for name in _wanted(leaves) if one.get(name, "") == other.get(name)}
 
 
-def _wanted(names: Iterable[str]) -> set[str]:
-    return {name for name in names if not name.startswith(LABELS)}
+def _wanted(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: leaf for name, leaf in leaves.items() if not name.startswith(LABELS)}
