@@ -1,6 +1,7 @@
 """Every key of a run, with its meaning where it stands.
 
-A test holds the number of keys (without `model.*`) to 90 and fails on one that no code reads.
+A test holds the number of keys that a run of one objective may have (without `model.*`) to 90, and
+fails on one that no code reads.
 """
 
 import json

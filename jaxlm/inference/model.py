@@ -58,9 +58,8 @@ class Model:
         labels: Labels | None = None,
     ):
         """config: the config.json that it came with, if it did. held: of the slots in `params`.
-        pool: how it embeds texts, where that is known. labels: a classifier's; `labels` are their
-        names then, in the order of scores, and `problem` is what a text's scores are for: single,
-        multi or regression, or empty where nobody said.
+        pool: how it embeds texts, where that is known. labels: a classifier's: their names in the
+        order of scores, and problem: single, multi or regression, or empty where nobody said.
         """
         self.params, self.spec, self.tokenizer = params, spec, tokenizer
         self._layout, self._config, self._held, self._pool = layout, config, held, pool

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from jaxlm.config.objectives import Contrastive, Labels, Mlm, Pairs, Seq2seq
 from jaxlm.config.schema import RunConfig
-from jaxlm.core.errors import ConfigError
 from jaxlm.data import examples, labeled, labeling, paired, pairs, pipeline, seq2seq
 from jaxlm.data.cache import Tokens
 from jaxlm.data.classified import Reads
@@ -79,9 +78,6 @@ def _rows(config: RunConfig, tokenizer: Tokenizer) -> Callable[[Tokens], Rows]:
 def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Dataset | None]:
     """The training and the validation data. Raises DataError and ConfigError."""
     data, length, pad = config.data, config.length, tokenizer.pad
-    if data.replay is not None and isinstance(config.objective, Labels):
-        what = f"is of documents, of which {config.objective.type} learns nothing; leave it out"
-        raise ConfigError("data.replay", what)
     how = opener(config, tokenizer, say)
     train, held = pipeline.open_data(
         data.train, data.validation, how, length=length, pad=pad, seed=config.seed

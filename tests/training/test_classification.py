@@ -126,7 +126,11 @@ def test_what_cannot_be_trained_is_one_line(tmp_path):
             f"{bad}:3: label 'c' is none of the 2",
         ),
         ((f"data.train={one}", "objective.labels=[a,b]"), 3, "data.train: every label is 'a'"),
-        (("data.replay={path: stdlib, weight: 0.1}",), 2, "data.replay: is of documents, of which"),
+        (
+            ("data.replay={path: stdlib, weight: 0.1}",),
+            2,
+            "data.replay replays documents, which objec",
+        ),
         (("samples.prompts=validation",), 2, "samples.prompts: are for models that answer"),
         (("objective.class_weights=[1,2,3]", "objective.labels=[warm,cold]"), 2, "for 2 labels"),
     ]
