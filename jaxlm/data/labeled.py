@@ -10,6 +10,7 @@ from jaxlm.data import columns, files, labels
 from jaxlm.data.cache import held_out
 from jaxlm.data.columns import Columns, Wanted, problem
 from jaxlm.data.labels import LabelSet
+from jaxlm.data.lexemes import lexemes
 from jaxlm.data.records import READERS, column, is_saved, text
 from jaxlm.data.sources import Source
 
@@ -43,7 +44,7 @@ def read(
     found = [files.local(path)] if is_saved(path) else files.find(path, tuple(READERS))
     for file in found:
         its: Columns | None = None
-        for where, record in columns.named(file, wanted):
+        for where, record in lexemes(file) if path == files.STDLIB else columns.named(file, wanted):
             if its is None or not its.needed <= record.keys():
                 its = columns.find(record, wanted, where)
                 told(its)

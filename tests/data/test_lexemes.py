@@ -2,7 +2,9 @@
 
 from collections import Counter
 
-from jaxlm.data import files
+from jaxlm.config.objectives import TokenClassification
+from jaxlm.config.schema import Source
+from jaxlm.data import files, labeled
 from jaxlm.data.lexemes import KINDS, MOST, lexemes
 
 SOURCE = '''
@@ -37,3 +39,8 @@ def test_the_standard_library_holds_all_kinds():
     counts = Counter(tag for record in found for tag in record["tags"])
     assert set(counts) == set(KINDS) and min(counts.values()) > 100
     assert max(len(record["words"]) for record in found) <= MOST
+
+
+def test_they_are_labeled_words():
+    wanted = TokenClassification()
+    assert labeled.names([Source(path="stdlib")], wanted) == KINDS
