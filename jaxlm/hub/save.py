@@ -63,7 +63,9 @@ def save(
     tensors = lazy(params, spec, family, dtype)
     kind = dtype or _widest(tensors)
     with whole(out) as folder:
-        made = _config(config, family, spec, tokenizer, kind) | write_labels(labels or Labels())
+        made = _config(config, family, spec, tokenizer, kind)
+        if labels and labels != named(config or {}, spec):
+            made |= write_labels(labels)
         _write(folder / "config.json", made)
         _write(folder / "generation_config.json", _generation(generation, tokenizer, spec))
         tokenizer.save(folder)
