@@ -210,7 +210,7 @@ ALL_CORRUPTED = (
     "model.structure=encoder-decoder",
     "objective.rows=packed",
     "objective.z_loss=1e-3",
-    "steps=1",
+    "steps=2",
     "tokenizer.vocab=400",
 )
 """Those that all of them have."""

@@ -129,3 +129,14 @@ def test_special_tokens_are_words(folder):
     ids = list(tokenizer.names.values())
     assert tokenizer.word_starts()[ids].all() and tokenizer.word_ends()[ids].all()
     assert tokenizer.word_starts().shape == tokenizer.word_ends().shape == (tokenizer.vocab,)
+
+
+def test_sentences_end_with_their_last_letter(folder):
+    _, tokenizer = folder
+    ends = tokenizer.sentence_ends()
+    assert ends.shape == (tokenizer.vocab,) and not ends[[*tokenizer.names.values()]].any()
+    pieces = [tokenizer.decode([index]) for index in range(tokenizer.vocab)]
+    for index in np.flatnonzero(ends):
+        assert pieces[index].endswith((".", "!", "?", "\n"))
+    ids = tokenizer.encode("the fox. the dog", add_special=False)
+    assert ends[ids].sum() == 1
