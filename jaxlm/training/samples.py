@@ -38,8 +38,8 @@ def read(config: RunConfig, tokenizer: Tokenizer, spec: ModelSpec) -> list[Asked
     if not chosen.prompts:
         return []
     pair, objective = spec.structure == "encoder-decoder", config.objective
-    if isinstance(config.objective, Labels):
-        what = f"are for models that answer, not for {config.objective.type}; leave it out"
+    if isinstance(objective, Labels) or spec.structure == "encoder":
+        what = f"are for models that answer, not for {objective.type}; leave it out"
         raise ConfigError("samples.prompts", what)
     if chosen.prompts == "validation":
         found = _held(config, tokenizer)

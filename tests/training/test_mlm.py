@@ -72,6 +72,7 @@ def test_adapters_and_a_frozen_base(folder):
         (["model.structure=decoder"], "objective.type: mlm does not train a model of structure="),
         (["objective.rate=1.5"], "objective.rate must be less than 1, not 1.5"),
         (["objective.hidden=0.95"], "are more than all that is masked; use objective.random=0.05"),
+        (["samples.prompts=x"], "samples.prompts: are for models that answer, not for mlm; leave"),
         (["length=3"], "length: 3 leaves no room for text beside 2 special tokens; use 4 or more"),
     ],
 )
