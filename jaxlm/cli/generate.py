@@ -58,7 +58,8 @@ def generate(
         length_penalty=length_penalty,
     )
     first = next(pieces, "")  # what is wrong is said before anything is written
-    print(first if chat else prompt + first, end="", flush=True)
+    answers = chat or loaded.spec.structure == "encoder-decoder"  # which does not go on
+    print(first if answers else prompt + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

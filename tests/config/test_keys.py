@@ -214,6 +214,24 @@ ALL_CORRUPTED = (
     "tokenizer.vocab=400",
 )
 """Those that all of them have."""
+PAIRED = (
+    "objective.type=seq2seq",
+    "objective.z_loss=1e-3",
+    "objective.source=[instruction]",
+    "objective.target=output",
+    "objective.target_length=24",
+    "examples.overlong=truncate-left",
+    "examples.packing=false",
+    "samples.prompts=validation",
+    "samples.beams=2",
+    "samples.length_penalty=0.5",
+    "samples.metrics=[exact, rouge_l, chrf]",
+    "samples.tokens=4",
+    "data.validation=0.2",
+    "model.structure=encoder-decoder",
+    "steps=2",
+)
+"""Those of a run on sources with their targets."""
 NOT_SET = {"epochs", "init", "tokenizer.path"}
 """What excludes others of them; two more runs below set it."""
 IDLE = {"data.validation.weight", "evaluate.general.weight"}
@@ -267,6 +285,9 @@ def test_every_key_has_an_effect(texts):
     assert without_effect(texts, *masked, data) == []
     compared = [w for w in processes.words(texts, name="compared") if not w.startswith("data.")]
     assert without_effect(texts, *compared, *COMPARED, f"data.train={texts}/b.jsonl") == []
+    paired = [w.replace("vocab=300", "vocab=380") for w in processes.words(texts, name="paired")]
+    paired = [word for word in paired if not word.startswith("data.")]
+    assert without_effect(texts, *paired, *PAIRED, f"data.train={texts}/c.jsonl") == []
 
     for number, its in enumerate(CORRUPTED):
         own = processes.words(texts, *its, *ALL_CORRUPTED, name=f"corrupted{number}")
@@ -292,7 +313,7 @@ def test_every_key_of_labels_has_an_effect(tmp_path, chosen):
 
 
 TOLD = (
-    *(*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED, *COMPARED),
+    *(*processes.TINY, *SET, *EXAMPLES, *ASKED, *TUNED, *MASKED, *COMPARED, *PAIRED),
     *(*LABELED, *SEVERAL, *WORDS, *sum(CORRUPTED, ())),
 )
 
