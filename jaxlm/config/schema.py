@@ -237,7 +237,7 @@ class Samples(Section):
         f = vars(self)
         if f["beams"] == 1 and f["length_penalty"] != 1:
             what = "is of beam search; add samples.beams=4, or leave it out"
-            raise ValueError(f"samples.length_penalty={f['length_penalty']:g} {what}")
+            raise ValueError(f"length_penalty={f['length_penalty']:g} {what}")
         return self
 
 

@@ -164,7 +164,7 @@ def test_what_is_held_out_is_so_by_its_source(opened):
         (
             [BASIC, {"source": "a", "target": "dog " * 9}],
             {"target_length": 8},
-            r"a target of (\d+) .* objective.target_length=8; use objective.target_length=\1, or exa",
+            r"a target of (\d+) .* objective.target_length=8; use objective.target_length=\1, or",
         ),
     ],
 )

@@ -85,7 +85,8 @@ def test_a_tuned_model_answers_as_transformers_does_when_it_is_exported(base, da
     code, _, error = processes.run("train", *fixed.split())
     assert code == errors.DONE, error
     model = jaxlm.load(tmp_path / "run")
-    export(model, tmp_path / "out")
+    where = str(tmp_path / "run"), str(tmp_path / "out")
+    export(*where, dtype=None, max_shard_bytes=10**9)
     net = net_of(tmp_path / "out")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     asked = [record["source"] for record in RECORDS[:5]]

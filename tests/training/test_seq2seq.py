@@ -175,7 +175,7 @@ def test_packed_is_apart(folder, positions):
         (["samples.tokens=17"], 3, "or samples.tokens=17 exceed the model's 16 positions"),
         (["samples.beams=601"], 2, "samples.beams: 601 is more than the"),
         (["data.validation=null"], 2, "validation is of objective.type=sft or seq2seq with"),
-        (["samples.metrics=bleu"], 2, "samples.metrics.0 must be 'exact', 'rouge_l' or 'chrf'"),
+        (["samples.metrics=bleu"], 2, "samples.metrics must be 'exact', 'rouge_l' or 'chrf'"),
         (["examples.template=plain"], 2, "examples.template is of objective.type=sft; leave it"),
     ],
 )
