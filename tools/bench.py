@@ -42,7 +42,12 @@ def _measure(name: str, options: argparse.Namespace) -> bool:
     _say(f"{name}: {CASES[name].says}")
     try:
         result = measure(
-            name, rounds=options.rounds, steps=options.steps, alone=options.alone, say=_say
+            name,
+            rounds=options.rounds,
+            steps=options.steps,
+            alone=options.alone,
+            texts=options.texts,
+            say=_say,
         )
     except SideError as error:
         print(f"bench: {name}: {error}", file=sys.stderr)
@@ -58,6 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns of every side")
     parser.add_argument("--steps", type=int, help="steps in a turn; the case's own by default")
     parser.add_argument("--alone", action="store_true", help="leave torch out")
+    parser.add_argument("--texts", metavar="FILE", help="of `sentences`: text<TAB>label in lines")
     parser.add_argument("--out", type=Path, default=CHECKOUT / "benchmarks")
     parser.add_argument("--list", action="store_true", help="name the cases")
     parser.add_argument("--table", action="store_true", help="renew the table in the docs")

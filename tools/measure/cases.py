@@ -83,6 +83,20 @@ GPT2_124M = {
     "bias": {"qkv": True, "out": True, "mlp": True},
 }
 
+BERT_5M = {
+    "structure": "encoder",
+    "layers": 4,
+    "embed": 256,
+    "heads": 4,
+    "vocab": 8192,
+    "gated": False,
+    "activation": "gelu",
+    "positions": "learned",
+    "norm": {"type": "layer", "place": "sum"},
+    "embedding": {"norm": True, "types": 2},
+    "bias": {"qkv": True, "out": True, "mlp": True},
+}
+
 CASES: dict[str, Case] = {
     "cpu-42m": StepCase(
         "Llama shape, 42 million parameters",
@@ -238,6 +252,14 @@ CASES: dict[str, Case] = {
             for kind, bound in (("bfloat16", 85), ("nf4", 93))
         ),
         function="lora_memory",
+    ),
+    "sentences": FigureCase(
+        "short texts packed, over padded to the longest of all; to the batch's; in buckets",
+        "any",
+        {"model": BERT_5M, "batch": 64, "length": 128, "longest": 80},
+        steps=8,
+        targets=(Target("ratio_mlm", 2.2, True), Target("ratio_classification", 2.2, True)),
+        function="sentences",
     ),
     "attention": FigureCase(
         "attention forward and backward by backend",

@@ -31,6 +31,7 @@ from measure.lora_memory import lora_memory
 from measure.pipe import Answer, serve
 from measure.products import products
 from measure.quickstart import quickstart
+from measure.sentences import sentences
 from measure.swap import adapter_swap
 from measure.tokens import batch as make_batch
 
@@ -224,6 +225,7 @@ FUNCTIONS = {
     "lora_memory": lora_memory,
     "products": products,
     "quickstart": quickstart,
+    "sentences": sentences,
 }
 
 

@@ -8,12 +8,19 @@ from measure.pipe import Answer, Side, SideError
 
 
 def measure(
-    name: str, *, rounds: int, steps: int | None = None, alone: bool = False, say: turns.Say
+    name: str,
+    *,
+    rounds: int,
+    steps: int | None = None,
+    alone: bool = False,
+    texts: str | None = None,
+    say: turns.Say,
 ) -> Answer:
     """The result of CASES[name], as `results.write` takes it.
 
     rounds: turns of every side. steps: in a turn, the case's own by default. alone: without torch.
-    Raises SideError when it cannot be measured, or when the sides do not compute the same.
+    texts: a file for a case that measures on texts. Raises SideError when it cannot be measured, or
+    when the sides do not compute the same.
     """
     case, before = CASES[name], os.getloadavg()[0]
     if isinstance(case, StepCase):
@@ -23,7 +30,8 @@ def measure(
     else:
         assert isinstance(case, FigureCase)
         side = Side("figures", {"JAX_ENABLE_COMPILATION_CACHE": "false"})
-        order = {"do": "measure", "function": case.function, "shape": case.shape}
+        shape = {**case.shape, "texts": texts} if texts else case.shape
+        order = {"do": "measure", "function": case.function, "shape": shape}
         try:
             measured = side.ask({**order, "rounds": rounds, "steps": steps or case.steps})
         finally:
