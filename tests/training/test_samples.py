@@ -124,7 +124,7 @@ def tune(folder, *more, devices=1):
         f"data.train={folder}/many.jsonl run_dir={folder}/run samples.prompts={folder}/few.jsonl "
     )
     text += f"samples.match=json samples.json_schema={folder}/schema.json length=64 "
-    text += "model.dropout=0 optimizer.learning_rate=0.02"
+    text += "model.dropout=0 optimizer.learning_rate=0.02 samples.metrics=exact samples.beams=2"
     words = [*processes.TINY, *text.split(), *more]
     return processes.run("train", *words, devices=devices)
 
@@ -142,7 +142,8 @@ def test_a_run_learns_to_answer_and_says_so(learned):
     assert [row["step"] for row in scored] == [20, 40, 60]
     assert [row["step"] for row in said] == [20, 20, 40, 40, 60, 60]
     last = scored[-1]
-    assert last["samples_match"] == last["samples_parsed"] == 1 and last["samples_schema"] == 0.5
+    assert last["samples_match"] == last["samples_parsed"] == last["samples_exact"] == 1
+    assert last["samples_schema"] == 0.5
     assert [row["output"] for row in said[-2:]] == [*ANSWERS.values()]
     assert "'ann: ' -> '{\"a\": 1}'" in out + err and "right 100.0%  parsed 100.0%" in out + err
     page = (learned / "run" / "report.html").read_text()
@@ -156,7 +157,7 @@ def test_a_run_learns_to_answer_and_says_so(learned):
     ("more", "code", "line"),
     [
         (["samples.prompts=nowhere.jsonl"], 3, "nowhere.jsonl"),
-        (["samples.prompts=validation"], 2, "objective.type=sft with data.validation; name a file"),
+        (["samples.prompts=validation"], 2, "objective.type=sft or seq2seq with data.validation"),
         (["samples.match=jsn"], 2, "'jsn' is no way to match; use exact, json,"),
         (["samples.match=regex:("], 2, "is not a regular expression"),
         (["samples.json_schema=nowhere.json"], 3, "nowhere.json: cannot be read"),
