@@ -122,7 +122,9 @@ class Sides:
             index = order[start : start + self._size]
             whole, widths = source.take(index, index), source.widths(index)
             yield {
-                name: array[:, : _rounded(widths.get(name, array.shape[1]), array.shape[1])]
+                name: array[:, : _rounded(widths[name], array.shape[1])]
+                if name in widths
+                else array
                 for name, array in whole.items()
             }
 
