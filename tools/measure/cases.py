@@ -261,6 +261,31 @@ CASES: dict[str, Case] = {
         targets=(Target("ratio_mlm", 2.2, True), Target("ratio_classification", 2.2, True)),
         function="sentences",
     ),
+    "trainer": FigureCase(
+        "a BERT of 5 million parameters learns to label texts, beside Trainer of transformers",
+        "cpu",
+        {
+            "model": {
+                "hidden_size": 256,
+                "intermediate_size": 1024,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "max_position_embeddings": 128,
+            },
+            "vocab": 8192,
+            "length": 128,
+            "batch": 32,
+            "rows": 7,
+            "epochs": 3,
+            "learning_rate": 3e-4,
+        },
+        targets=(
+            Target("ratio_packed", 1.2, True),
+            Target("standard_errors_apart_packed", 2, False),
+            Target("standard_errors_apart_padded", 2, False),
+        ),
+        function="trainer",
+    ),
     "attention": FigureCase(
         "attention forward and backward by backend",
         "any",

@@ -34,6 +34,7 @@ from measure.quickstart import quickstart
 from measure.sentences import sentences
 from measure.swap import adapter_swap
 from measure.tokens import batch as make_batch
+from measure.trainer import trainer
 
 MB = 1e6
 
@@ -226,6 +227,7 @@ FUNCTIONS = {
     "products": products,
     "quickstart": quickstart,
     "sentences": sentences,
+    "trainer": trainer,
 }
 
 
