@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Texts that are read, sorted by length and written together."""
-LINES = ".txt"
-"""Files of which each line is a text."""
 
 
 def predict(
@@ -79,19 +78,14 @@ def _asked(
     path: str, task: "Task", text: str | None, pair: str | None
 ) -> Iterator[tuple[dict[str, Any], Any]]:
     """(a record, what is to be labeled of it) for each of a file. Raises DataError."""
-    from jaxlm.data import columns, files, labeled
-    from jaxlm.data.records import READERS, is_saved
+    from jaxlm.data import columns, labeled, lines
     from jaxlm.inference.predict import Asked
 
     named = {"text": text, "pair": pair, "words": text, "label": None}
     wanted: Any = SimpleNamespace(**task._asdict(), type=task.type, **named)
-    found = [files.local(path)] if is_saved(path) else files.find(path, (*READERS, LINES))
-    for file in found:
-        if files.suffix(file) == LINES:
-            for number, line in enumerate(files.text_of(file).split("\n"), 1):
-                if line := line.strip():
-                    yield {"text": line}, Asked(f"{file}:{number}", line, None, (*line.split(),))
+    for where, found in lines.read(path, partial(columns.named, wanted=wanted)):
+        if isinstance(found, str):
+            yield {"text": found}, Asked(where, found, None, (*found.split(),))
             continue
-        for where, record in columns.named(file, wanted):
-            one = labeled.unlabeled(record, wanted, where)
-            yield record, Asked(where, one.text, one.pair, one.words)
+        one = labeled.unlabeled(found, wanted, where)
+        yield found, Asked(where, one.text, one.pair, one.words)

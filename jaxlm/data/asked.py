@@ -5,17 +5,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from jaxlm.core.errors import DataError
-from jaxlm.data import files, seq2seq
+from jaxlm.data import lines, seq2seq
 from jaxlm.data.cache import held_out
 from jaxlm.data.examples import How, is_kept, read_examples, said, template_for
 from jaxlm.data.formats import ROLES, Example, detect
 from jaxlm.data.paired import Fitting
-from jaxlm.data.records import READERS, is_saved, records
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
-LINES = ".txt"
-"""Files of which each line is a prompt."""
 ANSWERS = {"prompt": "completion", "instruction": "output"}
 """Columns that a question may be without, by those that ask."""
 
@@ -64,7 +61,7 @@ def held(
 
 def read_sources(path: str, tokenizer: Tokenizer, how: seq2seq.How, count: int) -> list[Asked]:
     """As `read_file`, of sources for an encoder-decoder, whose targets may be missing."""
-    found = itertools.islice(_in_file(path), count)
+    found = itertools.islice(lines.read(path), count)
     pairs = [
         seq2seq.Example(where, said, None)
         if isinstance(said, str)
@@ -93,20 +90,8 @@ def held_sources(
     return [*itertools.islice(found, count)]
 
 
-def _in_file(path: str) -> Iterator[tuple[str, str | dict[str, Any]]]:
-    """(where, the line of a text or a record)."""
-    found = [files.local(path)] if is_saved(path) else files.find(path, (*READERS, LINES))
-    for file in found:
-        if files.suffix(file) != LINES:
-            yield from records(file)
-            continue
-        for number, line in enumerate(files.text_of(file).split("\n"), 1):
-            if line := line.removesuffix("\r"):
-                yield f"{file}:{number}", line
-
-
 def _of_file(path: str) -> Iterator[Example]:
-    for where, found in _in_file(path):
+    for where, found in lines.read(path):
         if isinstance(found, str):
             yield Example(where, prompt=found)
         else:

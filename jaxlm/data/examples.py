@@ -14,7 +14,7 @@ from jaxlm.data import bins, files, packing
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.formats import Example, Format, detect
 from jaxlm.data.packing import Batch
-from jaxlm.data.records import READERS, is_saved, records
+from jaxlm.data.records import files_of, records
 from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
 from jaxlm.text import chat
@@ -204,9 +204,8 @@ def texts(sources: Iterable[Source], hold_out: float = 0.0) -> Iterator[str]:
 def read_examples(source: Source, audit: Audit | None = None) -> Iterator[Example]:
     """The examples of a source, as text; `audit` gets their format. Raises DataError."""
     path, audit = source.path, audit or Audit(source.path)
-    found = [files.local(path)] if is_saved(path) else files.find(path, tuple(READERS))
     read = signatures if path == files.STDLIB else records
-    for file in found:
+    for file in files_of(path):
         format: Format | None = None
         for where, record in read(file):
             if format is None or not set(format.needs) <= record.keys():

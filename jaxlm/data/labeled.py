@@ -11,7 +11,7 @@ from jaxlm.data.cache import held_out
 from jaxlm.data.columns import Columns, Wanted, problem
 from jaxlm.data.labels import LabelSet
 from jaxlm.data.lexemes import lexemes
-from jaxlm.data.records import READERS, column, is_saved, text
+from jaxlm.data.records import column, files_of, text
 from jaxlm.data.sources import Source
 
 
@@ -41,8 +41,7 @@ def read(
     Raises DataError with file and line for missing columns, and for texts and labels that are none.
     """
     path = source.path
-    found = [files.local(path)] if is_saved(path) else files.find(path, tuple(READERS))
-    for file in found:
+    for file in files_of(path):
         its: Columns | None = None
         for where, record in lexemes(file) if path == files.STDLIB else columns.named(file, wanted):
             if its is None or not its.needed <= record.keys():

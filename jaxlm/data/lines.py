@@ -1,13 +1,30 @@
-"""Texts of a file, one after the other: lines of .txt, a column of records."""
+"""Texts of a file, one after the other: lines of .txt, or records."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from jaxlm.core.errors import DataError
 from jaxlm.data import files
-from jaxlm.data.records import READERS, is_saved, records, text
+from jaxlm.data.records import Record, files_of, records, text
 
 LINES = ".txt"
 """Files of which each line is a text; empty ones are left out."""
+
+
+def read(
+    path: str, of: Callable[[Any], Iterable[Record]] = records
+) -> Iterator[tuple[str, str | dict[str, Any]]]:
+    """(where it is from, a text or a record) of every line or record. of: reads a file of records.
+
+    Raises DataError with file and line.
+    """
+    for file in files_of(path, LINES):
+        if files.suffix(file) != LINES:
+            yield from of(file)
+            continue
+        for number, line in enumerate(files.text_of(file).split("\n"), 1):
+            if line := line.removesuffix("\r"):
+                yield f"{file}:{number}", line
 
 
 def texts(path: str, field: str) -> Iterator[tuple[str, str]]:
@@ -15,14 +32,8 @@ def texts(path: str, field: str) -> Iterator[tuple[str, str]]:
 
     Raises DataError with file and line for what is no text or empty.
     """
-    found = [files.local(path)] if is_saved(path) else files.find(path, (*READERS, LINES))
-    for file in found:
-        if files.suffix(file) == LINES:
-            for number, line in enumerate(files.text_of(file).split("\n"), 1):
-                if line := line.removesuffix("\r"):
-                    yield f"{file}:{number}", line
-            continue
-        for where, record in records(file):
-            if not (said := text(record, field, where)):
-                raise DataError(where, f"{field} is empty; write a text, or leave the record out")
-            yield where, said
+    for where, found in read(path):
+        said = found if isinstance(found, str) else text(found, field, where)
+        if not said:
+            raise DataError(where, f"{field} is empty; write a text, or leave the record out")
+        yield where, said

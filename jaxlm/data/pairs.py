@@ -24,7 +24,7 @@ from jaxlm.data import files
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.packing import Batch
 from jaxlm.data.pipeline import Opened, Opener
-from jaxlm.data.records import READERS, is_saved, records, text
+from jaxlm.data.records import files_of, records, text
 from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
@@ -208,10 +208,8 @@ def read_examples(source: Source, how: How, audit: Audit | None = None) -> Itera
     """The examples of a source in the order of its files. Raises DataError with file and line."""
     audit = audit or Audit(source.path)
     known: Counter[str] = Counter()
-    saved = is_saved(source.path)
-    found = [files.local(source.path)] if saved else files.find(source.path, tuple(READERS))
     read = signatures if source.path == files.STDLIB else records
-    for where, record in itertools.chain.from_iterable(map(read, found)):
+    for where, record in itertools.chain.from_iterable(map(read, files_of(source.path))):
         columns = how.columns or _columns(record, source.field, where)
         said = [_said(record, name, where) for name in columns[:2]]
         against = [each for name in columns[2:] for each in _several(record, name, where)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.core.errors import DataError
+from jaxlm.data import files
 from jaxlm.data.files import BOM, decoded, opened, reading, suffix, text_of
 
 Record = tuple[str, dict[str, Any]]
@@ -29,6 +30,14 @@ def records(file: Any, columns: Sequence[str] | None = None) -> Iterator[Record]
     if isinstance(file, Path) and file.is_dir():
         return _saved(file)
     return READERS[suffix(file)](file, columns)
+
+
+def files_of(path: str, *others: str) -> list[Any]:
+    """The files of records at a path, in order, or the folder of `save_to_disk` that it is.
+
+    others: suffixes of files that are no records and may be there too. Raises as files.find.
+    """
+    return [files.local(path)] if is_saved(path) else files.find(path, (*READERS, *others))
 
 
 def is_saved(path: str) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 from jaxlm.core.errors import DataError
 from jaxlm.data import files
 from jaxlm.data.cache import held_out
-from jaxlm.data.records import READERS, is_saved, records, text
+from jaxlm.data.records import files_of, records, text
 from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
 
@@ -120,10 +120,8 @@ def texts(sources: Iterable[Source], how: How, hold_out: float = 0.0) -> Iterato
 def read_examples(source: Source, how: How, audit: Audit | None = None) -> Iterator[Example]:
     """The pairs of a source in the order of its files. Raises DataError with file and line."""
     audit, known = audit or Audit(source.path), Counter[str]()
-    found = [files.local(source.path)] if is_saved(source.path) else None
-    found = found or files.find(source.path, tuple(READERS))
     read = signatures if source.path == files.STDLIB else records
-    for where, record in itertools.chain.from_iterable(map(read, found)):
+    for where, record in itertools.chain.from_iterable(map(read, files_of(source.path))):
         example, columns = pair_of(record, how, where)
         if example.target is None:
             raise DataError(where, f"no column {columns[-1]!r} with a target; write one")
