@@ -1,6 +1,6 @@
-"""What a model is asked of in Python, as a batch: rows of ids, masks, sources, types."""
+"""What a model is asked of, as batches: rows of ids, masks, sources, types; and many texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,32 @@ from jaxlm.core.errors import DataError
 from jaxlm.models.spec import ModelSpec
 
 Tokens = Sequence[Sequence[int]] | np.ndarray | Array
+ROWS, WIDTH = 64, 32
+"""Most texts of a batch, and what divides its columns: so few shapes are compiled."""
+
+
+def by_length(
+    rows: Sequence[Sequence[int]], longest: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(which rows [n], a batch [N, L] that begins with them, what of it is real): those of like
+    lengths together, in up to `longest` columns.
+    """
+    sizes = [len(row) for row in rows]
+    order = np.argsort(sizes, kind="stable")
+    for start in range(0, len(rows), ROWS):
+        index = order[start : start + ROWS]
+        wide = -(-sizes[index[-1]] // WIDTH) * WIDTH
+        shape = 1 << (index.size - 1).bit_length(), min(wide, longest)
+        real = filled([[1] * sizes[i] for i in index], shape)
+        yield index, filled([rows[i] for i in index], shape), real
+
+
+def filled(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> np.ndarray:
+    """Rows of any lengths as int32 `shape`, 0 beyond them."""
+    found = np.zeros(shape, np.int32)
+    for row, values in zip(found, rows, strict=False):
+        row[: len(values)] = values
+    return found
 
 
 def batch_of(

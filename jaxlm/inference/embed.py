@@ -1,7 +1,7 @@
-"""Texts as vectors: framed and batched by length on the way in, written on the way out."""
+"""Texts as vectors: framed on the way in, written on the way out."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -15,8 +15,6 @@ from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, Forward
 from jaxlm.text.tokenizer import Tokenizer
 
-ROWS, WIDTH = 64, 64
-"""Most texts of a batch, and what divides its columns: so few shapes are compiled."""
 POOLING = "1_Pooling/config.json"
 """Where sentence-transformers says how a model's states are pooled."""
 MODES = {
@@ -93,26 +91,6 @@ def framed(
         if not found[-1]:
             raise DataError(name, "has no token; write a text, or leave it out")
     return found
-
-
-def batches(
-    rows: Sequence[Sequence[int]], longest: int
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """(which rows [n], a batch that begins with them), texts of a like length together.
-
-    longest: columns of a batch at most.
-    """
-    order = np.argsort([len(row) for row in rows], kind="stable")
-    for start in range(0, len(rows), ROWS):
-        index = order[start : start + ROWS]
-        most = len(rows[index[-1]])
-        shape = 1 << (index.size - 1).bit_length(), min(-(-most // WIDTH) * WIDTH, longest)
-        tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        for at, number in enumerate(index):
-            tokens[at, : len(rows[number])] = rows[number]
-            segments[at, : len(rows[number])] = 1
-        positions = np.arange(shape[1], dtype=np.int32) * segments
-        yield index, {"tokens": tokens, "segments": segments, "positions": positions}
 
 
 def _npy(path: Path, texts: Sequence[str], vectors: np.ndarray) -> None:

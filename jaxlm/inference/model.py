@@ -23,9 +23,9 @@ from jaxlm.families.heads import Labels
 from jaxlm.hub.adapter import put_adapter
 from jaxlm.inference import adapters, predict, slots
 from jaxlm.inference.adapters import Adapter
-from jaxlm.inference.batch import Tokens, batch_of
+from jaxlm.inference.batch import Tokens, batch_of, by_length
 from jaxlm.inference.beam import BeamSearch, check_beside
-from jaxlm.inference.embed import batches, embedder, framed
+from jaxlm.inference.embed import embedder, framed
 from jaxlm.inference.generate import Generator
 from jaxlm.inference.prompts import is_prompt
 from jaxlm.inference.run import compute_dtype, read
@@ -201,7 +201,8 @@ class Model:
         how = pooling(pool or self._pool, self.spec, "pool")
         rows = framed(texts, self.tokenizer, self.spec, truncate=truncate, where=where)
         run, found = partial(self._embedded, how=how), np.zeros((len(rows), self.spec.embed))
-        for index, batch in batches(rows, self.spec.max_length):
+        for index, tokens, real in by_length(rows, self.spec.max_length):
+            batch = batch_of(self.spec, tokens, real)
             found[index] = np.asarray(self._sized(run, batch, adapter))[: index.size]
         return found.astype(np.float32)
 

@@ -7,15 +7,12 @@ import jax
 import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
+from jaxlm.inference.batch import by_length, filled
 from jaxlm.text.fitting import Fitted, fit, fit_words
 
 if TYPE_CHECKING:
     from jaxlm.inference.model import Model
 
-BATCH = 32
-"""Texts at a time."""
-WIDTHS, MULTIPLE = 8, 8
-"""Most widths of batches, each of which is a program, and what divides them."""
 Prediction = dict[str, Any]
 
 
@@ -53,12 +50,11 @@ def predict(model: "Model", asked: Sequence[Asked], overlong: str = "error") -> 
     task = task_of(model)
     fitted = [_fitted(model, each, task, overlong) for each in asked]
     found: list[Prediction] = [{} for _ in asked]
-    order = sorted(range(len(asked)), key=lambda i: len(fitted[i].ids))
-    unit = max(MULTIPLE, -(-max((len(f.ids) for f in fitted), default=1) // WIDTHS))
-    for first in range(0, len(order), BATCH):
-        chosen = order[first : first + BATCH]
-        scores = _scores(model, [fitted[i] for i in chosen], unit)
-        for i, own in zip(chosen, scores, strict=False):
+    typed = model.spec.embedding.types > 1
+    for index, tokens, real in by_length([one.ids for one in fitted], model.spec.max_length):
+        types = filled([fitted[i].types for i in index], tokens.shape) if typed else None
+        scores = jax.device_get(model.logits(tokens, mask=real, types=types))
+        for i, own in zip(index.tolist(), np.asarray(scores, np.float64), strict=False):
             found[i] = told(task, own, fitted[i])
     return found
 
@@ -128,16 +124,3 @@ def _fitted(model: "Model", one: Asked, task: Task, overlong: str) -> Fitted:
         what = f"{long} tokens are more than the model's {model.spec.max_length} positions"
         raise DataError(one.where, f"{what}; truncate them: --overlong truncate-right")
     return found
-
-
-def _scores(model: "Model", batch: list[Fitted], unit: int) -> np.ndarray:
-    """Scores [BATCH, C], or [BATCH, L, C], the rows beyond the texts being filler."""
-    width = -(-max(len(one.ids) for one in batch) // unit) * unit
-    shape = BATCH, min(width, model.spec.max_length)
-    tokens, types, real = (np.zeros(shape, np.int32) for _ in range(3))
-    for row, one in enumerate(batch):
-        here = row, slice(len(one.ids))
-        tokens[here], types[here], real[here] = one.ids, one.types, 1
-    given = types if model.spec.embedding.types > 1 else None
-    scores = model.logits(tokens, mask=real, types=given)
-    return np.asarray(jax.device_get(scores), np.float64)
