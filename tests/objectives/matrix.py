@@ -85,7 +85,7 @@ def spec_of(objective, family):
     vocab = tokenizer_of(objective, spec.structure).vocab
     spec = spec.model_copy(update={"vocab": vocab, "dropout": 0.0})
     if objective in HEADS:
-        return families.headed(spec, HEADS[objective], len(TOLD), family)
+        return families.headed(spec, HEADS[objective], len(TOLD), hubs.CONFIGS[family])
     return spec
 
 
