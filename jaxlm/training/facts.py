@@ -25,8 +25,8 @@ def facts(
     """Parameters, FLOPs per token of a full row, and the peak that they are compared with.
 
     live, frozen: what is trained and what is not. columns: of each array of a batch: `tokens`, what
-    is scored of them, `targets`, where that is not every one, and an encoder-decoder's `source`,
-    where that is not as long; its tokens count as tokens.
+    is scored of them, `targets`, if anything is, and an encoder-decoder's `source`, where that is
+    not as long; its tokens count as tokens.
     """
     length = columns["tokens"]
     source, scored = columns.get("source", 0), columns.get("targets", 0)
@@ -45,7 +45,7 @@ def facts(
     blocks = ((n, leaf.shape[0]) for n, leaf in tree.flatten(below).items() if "blocks/" in n)
     depths = {name.partition("/")[0]: layers for name, layers in blocks}
     layers = {"decoder": spec.layers, "encoder": spec.encoder.layers if pair else spec.layers}
-    often = {"source": share if pair else 1.0, "head": (scored or length) / length}
+    often = {"source": share if pair else 1.0, "head": scored / length}
     of_target = flops.flops_per_token(
         trained=multiplying(live, spec, **often),
         frozen=multiplying(passed, spec, **often),

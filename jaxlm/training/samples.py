@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config.objectives import Labels, Seq2seq
+from jaxlm.config.objectives import HEADLESS, Labels, Seq2seq
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed
 from jaxlm.core.errors import ConfigError, DataError
@@ -38,7 +38,8 @@ def read(config: RunConfig, tokenizer: Tokenizer, spec: ModelSpec) -> list[Asked
     if not chosen.prompts:
         return []
     pair, objective = spec.structure == "encoder-decoder", config.objective
-    if isinstance(objective, Labels) or spec.structure == "encoder":
+    silent = isinstance(objective, Labels) or objective.type in HEADLESS
+    if silent or spec.structure == "encoder":
         what = f"are for models that answer, not for {objective.type}; leave it out"
         raise ConfigError("samples.prompts", what)
     if chosen.prompts == "validation":

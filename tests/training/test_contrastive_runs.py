@@ -110,3 +110,10 @@ def test_the_head_takes_no_part(tmp_path):
     assert same == {"head/kernel"}
     code, _, error = processes.run(*words(tmp_path, "trainable=[head]", name="no"))
     assert code == errors.CONFIG and "head" in error.splitlines()[-1]
+
+
+def test_it_is_asked_nothing(tmp_path):
+    """Its head is not learned, so that its answers would say nothing."""
+    more = f"samples.prompts={tmp_path}/asked.txt"
+    code, _, error = processes.run(*words(tmp_path, more, structure="decoder"))
+    assert code == errors.CONFIG and "models that answer, not for contrastive" in error, error

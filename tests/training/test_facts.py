@@ -11,6 +11,7 @@ from jaxlm.models.transformer import make_forward
 from jaxlm.training.facts import facts
 
 LENGTH, SOURCE, ROWS = 64, 96, 2
+COLUMNS = {"tokens": LENGTH, "targets": LENGTH, "source": SOURCE}
 
 
 def of(structure):
@@ -48,7 +49,7 @@ def test_flops_are_those_of_the_program(structure):
     params = networks.params(spec)
     every = frozenset(tree.flatten(params))
     live, frozen = tree.partition(params, every)
-    found = facts(live, frozen, spec, {"tokens": LENGTH, "source": SOURCE})["flops_per_token"]
+    found = facts(live, frozen, spec, COLUMNS)["flops_per_token"]
     # The rest is no product: norms, softmax, rotations.
     assert 0.85 < found / counted(spec, params, every) < 1
 
@@ -58,9 +59,7 @@ def test_a_frozen_encoder_is_forward_alone_unless_a_gradient_goes_through_it(tra
     spec = of("encoder-decoder")
     params = networks.params(spec)
     mask = tree.select(params, (trains,))
-    found = facts(*tree.partition(params, mask), spec, {"tokens": LENGTH, "source": SOURCE})[
-        "flops_per_token"
-    ]
+    found = facts(*tree.partition(params, mask), spec, COLUMNS)["flops_per_token"]
     assert 0.85 < found / counted(spec, params, mask) < 1.02
 
 
@@ -68,7 +67,7 @@ def test_a_source_is_as_long_as_the_target_if_nothing_is_said():
     spec = of("encoder-decoder")
     params = networks.params(spec)
     found = [
-        facts(params, {}, spec, {"tokens": LENGTH, **more})["flops_per_token"]
+        facts(params, {}, spec, {"tokens": LENGTH, "targets": LENGTH, **more})["flops_per_token"]
         for more in ({}, {"source": LENGTH})
     ]
     assert found[0] == found[1]
@@ -82,3 +81,5 @@ def test_a_head_costs_at_the_positions_that_it_reads():
         for n in (16, LENGTH)
     )
     assert all_ - few == 6 * spec.vocab * spec.embed * 0.75
+    none = facts(params, {}, spec, {"tokens": LENGTH})["flops_per_token"]  # texts are compared
+    assert all_ - none == 6 * spec.vocab * spec.embed
