@@ -90,7 +90,7 @@ def test_a_run_is_asked_as_it_was_taught(tmp_path):
             RECORDS[0],
             ["objective.type=clm", "examples.packing=false"],
             2,
-            "examples.packing is of objective.type=sft; leave it out",
+            "examples.packing is of objective.type=sft or",
         ),
     ],
 )

@@ -41,8 +41,8 @@ class Step:
         params = initial(shape, self.spec, self.layout)
         mask = tree.select(params, (lora.TRAINED if rank else ".",))
         live, frozen = tree.partition(params, mask)
-        columns = dict.fromkeys(("tokens", "targets"), shape["length"])
-        self.facts = facts(live, frozen, self.spec, columns)
+        length: int = shape["length"]
+        self.facts = facts(live, frozen, self.spec, {"tokens": length, "targets": length})
         counted = {n: x for n, x in tree.flatten(params).items() if "lora_scale" not in n}
         self.parameters = quantize.total(counted)  # peft's scales are no parameters
         optimizer = optim.build(OPTIMIZER, live, steps=1000, axes=AXES)
