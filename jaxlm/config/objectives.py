@@ -97,7 +97,7 @@ class Contrastive(Section):
         return self
 
 
-class Pairs(LanguageModel):
+class Denoising(LanguageModel):
     """What all that make a source and its target of documents have."""
 
     rows: Literal["full", "packed", "padded"] = "full"
@@ -105,7 +105,7 @@ class Pairs(LanguageModel):
     documents, each with its own target, which do not see each other; or one."""
 
 
-class SpanCorruption(Pairs):
+class SpanCorruption(Denoising):
     """Spans of documents, which sentinels stand for (Raffel et al. 2020, section 3.1.4)."""
 
     type: Literal["span_corruption"] = "span_corruption"
@@ -115,7 +115,7 @@ class SpanCorruption(Pairs):
     """Mean length of a span in tokens."""
 
 
-class Bart(Pairs):
+class Bart(Denoising):
     """Documents that were corrupted (Lewis et al. 2019, section 2.2)."""
 
     type: Literal["bart"] = "bart"
@@ -155,7 +155,7 @@ class Modes(Section):
     """Of X."""
 
 
-class Ul2(Pairs):
+class Ul2(Denoising):
     """A mixture of denoisers (Tay et al. 2022)."""
 
     type: Literal["ul2"] = "ul2"
@@ -193,7 +193,7 @@ class Seq2seq(LanguageModel):
         return self
 
 
-class PrefixLm(Pairs):
+class PrefixLm(Denoising):
     """What comes after a beginning of any length (Raffel et al. 2020, section 3.2.1)."""
 
     type: Literal["prefix_lm"] = "prefix_lm"

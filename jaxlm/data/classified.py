@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.data.columns import Problem
-from jaxlm.data.packing import Batch
+from jaxlm.data.packing import READ, Batch, lay
+from jaxlm.data.sides import SOURCE
 
 
 class Reads(NamedTuple):
@@ -79,11 +80,9 @@ class Classified:
     @property
     def _long(self) -> tuple[str, ...]:
         """The arrays [B, L]."""
-        names = ["tokens", "segments", "positions"]
-        names += ["types"] * self.reads.types
-        if self.reads.start is not None:
-            names += ["source", "source_segments", "source_positions"]
-        return (*names, *["targets", "weights"] * (self.problem == "tokens"))
+        source = SOURCE if self.reads.start is not None else ()
+        told = ("targets", "weights") if self.problem == "tokens" else ()
+        return (*READ, *["types"] * self.reads.types, *source, *told)
 
     def _blank(self, size: int) -> Batch:
         """`size` rows of filler."""
@@ -110,8 +109,7 @@ class Classified:
             start = 0
             for place, which in enumerate(self.plan[number]):
                 text = self.texts[which]
-                at = slice(start, start + text.ids.size)
-                self._put(batch, row, at, place + 1, text)
+                at = self._put(batch, row, start, place + 1, text)
                 if self.problem == "tokens":
                     batch["targets"][row, at] = np.maximum(text.answer, 0)
                     batch["weights"][row, at] = text.answer >= 0
@@ -122,16 +120,12 @@ class Classified:
                 start = at.stop
         return batch
 
-    def _put(self, batch: Batch, row: int, at: slice, segment: int, text: Answered) -> None:
-        """A text where it is read."""
-        places = np.arange(text.ids.size)
-        batch["tokens"][row, at] = text.ids
-        batch["segments"][row, at] = segment
-        batch["positions"][row, at] = places
+    def _put(self, batch: Batch, row: int, start: int, segment: int, text: Answered) -> slice:
+        """Write a text where it is read, and return its columns."""
+        at = lay(batch, row, start, segment, text.ids)
         if self.reads.types:
             batch["types"][row, at] = text.types
         if self.reads.start is not None:
-            batch["tokens"][row, at] = [self.reads.start, *text.ids[:-1]]
-            batch["source"][row, at] = text.ids
-            batch["source_segments"][row, at] = segment
-            batch["source_positions"][row, at] = places
+            batch["tokens"][row, at] = np.append(self.reads.start, text.ids[:-1])
+            lay(batch, row, start, segment, text.ids, SOURCE)
+        return at

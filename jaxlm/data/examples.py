@@ -151,12 +151,9 @@ class Packed:
             start = 0
             for segment, which in enumerate(self.plan[number], 1):
                 ids, learned = self.examples[which]
-                at = slice(start, start + ids.size - 1)
-                batch["tokens"][row, at] = ids[:-1]
+                at = packing.lay(batch, row, start, segment, ids[:-1])
                 batch["targets"][row, at] = ids[1:]
                 batch["weights"][row, at] = learned[1:]
-                batch["segments"][row, at] = segment
-                batch["positions"][row, at] = np.arange(ids.size - 1)
                 start = at.stop
         return batch
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxlm.core.errors import ConfigError
 from jaxlm.data import masking, noise
 from jaxlm.data.cache import Tokens
-from jaxlm.data.packing import Batch
+from jaxlm.data.packing import Batch, lay
 from jaxlm.data.pieces import Pieces
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -96,10 +96,7 @@ class Masked:
             generator = noise.generator(self.seed, draw)
             start = 0
             for segment, (ids, types) in enumerate(self._framed(number, generator), 1):
-                at = slice(start, start + len(ids))
-                batch["tokens"][row, at] = ids
-                batch["segments"][row, at] = segment
-                batch["positions"][row, at] = np.arange(len(ids))
+                at = lay(batch, row, start, segment, ids)
                 if self.types:
                     batch["types"][row, at] = types
                 start = at.stop

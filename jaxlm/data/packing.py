@@ -15,6 +15,8 @@ from jaxlm.data.cache import Tokens
 Batch = dict[str, np.ndarray]
 NAMES = ("tokens", "targets", "weights", "segments", "positions")
 """The arrays [B, L] of rows that are continued."""
+READ = ("tokens", "segments", "positions")
+"""Those of what is read, by which texts in a row are told apart."""
 
 
 class Rows(Protocol):
@@ -143,3 +145,22 @@ def blank(size: int, length: int, pad: int) -> Batch:
         "segments": np.zeros(shape, np.int32),
         "positions": np.zeros(shape, np.int32),
     }
+
+
+def lay(
+    batch: Batch,
+    row: int,
+    start: int,
+    segment: int,
+    ids: np.ndarray | list[int],
+    names: tuple[str, ...] = READ,
+) -> slice:
+    """Write a text of ids [n] into a row from column `start` on, as a segment of its own with
+    positions from 0. Returns its columns.
+
+    names: the arrays of ids, segments and positions.
+    """
+    at = slice(start, start + len(ids))
+    for name, values in zip(names, (ids, segment, np.arange(len(ids))), strict=True):
+        batch[name][row, at] = values
+    return at

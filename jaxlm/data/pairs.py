@@ -22,7 +22,7 @@ import numpy as np
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import files
 from jaxlm.data.cache import Say, held_out
-from jaxlm.data.packing import Batch
+from jaxlm.data.packing import READ, Batch
 from jaxlm.data.pipeline import Opened, Opener
 from jaxlm.data.records import files_of, records, text
 from jaxlm.data.signatures import signatures
@@ -139,7 +139,7 @@ class Pairs:
     def widths(self, index: np.ndarray) -> dict[str, int]:
         """Up to the end of the example with the most tokens."""
         sizes = self.ends[(index + 1) * self._each] - self.ends[index * self._each]
-        return dict.fromkeys(("tokens", "segments", "positions"), int(sizes.max()))
+        return dict.fromkeys(READ, int(sizes.max()))
 
     def take(self, index: np.ndarray, drawn: np.ndarray) -> Batch:
         """The examples `index` [B]: tokens, segments and positions int32 [B, K x length], and

@@ -7,12 +7,12 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from jaxlm.data.packing import NAMES, Batch, blank
+from jaxlm.data.packing import NAMES, READ, Batch, blank, lay
 from jaxlm.data.spans import Pair, Sizes
 from jaxlm.text.frames import Frame
 
-SOURCE: tuple[str, ...] = ("source", "source_positions", "source_segments")
-"""The arrays [B, S] of what an encoder reads."""
+SOURCE: tuple[str, ...] = ("source", "source_segments", "source_positions")
+"""The arrays [B, S] of what an encoder reads, as packing.READ has those of tokens."""
 
 
 class Place(NamedTuple):
@@ -104,25 +104,18 @@ class Beside:
 
     def blank(self, size: int) -> Batch:
         """See Sides."""
-        names = dict(zip(SOURCE, ("tokens", "positions", "segments"), strict=True))
-        read = blank(size, self.length, self.pad)
-        return {ours: read[name] for ours, name in names.items()} | blank(
-            size, self.target, self.pad
-        )
+        rows = blank(size, self.length, self.pad)
+        read = {name: rows[like] for name, like in zip(SOURCE, READ, strict=True)}
+        return read | blank(size, self.target, self.pad)
 
     def put(self, batch: Batch, row: int, segment: int, pair: Pair, place: Place) -> Place:
         """See Sides."""
         source, target = (np.array(self.frame.around(side.tolist()), np.int32) for side in pair)
-        read = slice(place.source, place.source + source.size)
-        batch["source"][row, read] = source
-        batch["source_positions"][row, read] = np.arange(source.size)
-        batch["source_segments"][row, read] = segment
-        said = slice(place.target, place.target + target.size)
-        batch["tokens"][row, said] = np.append(self.start, target[:-1])
+        shifted = np.append(self.start, target[:-1])
+        read = lay(batch, row, place.source, segment, source, SOURCE)
+        said = lay(batch, row, place.target, segment, shifted)
         batch["targets"][row, said] = target
         batch["weights"][row, said] = 1
-        batch["segments"][row, said] = segment
-        batch["positions"][row, said] = np.arange(target.size)
         return Place(read.stop, said.stop)
 
     def _framed(self, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
@@ -175,12 +168,9 @@ class After:
         source, target = pair
         both = np.array(self.frame.around([*source.tolist(), *target.tolist()]), np.int32)
         learned = len(self.frame.before) + source.size
-        at = slice(place.target, place.target + both.size - 1)
-        places = np.arange(both.size - 1)
-        batch["tokens"][row, at] = both[:-1]
+        at = lay(batch, row, place.target, segment, both[:-1])
+        places = batch["positions"][row, at]
         batch["targets"][row, at] = both[1:]
         batch["weights"][row, at] = places >= learned - 1
-        batch["segments"][row, at] = segment
-        batch["positions"][row, at] = places
         batch["prefix"][row, at] = places < learned
         return Place(0, at.stop)

@@ -1,6 +1,6 @@
 """From the keys of an objective to what becomes of its texts."""
 
-from jaxlm.config.objectives import Bart, Pairs, SpanCorruption, Ul2
+from jaxlm.config.objectives import Bart, Denoising, SpanCorruption, Ul2
 from jaxlm.data import corruptions
 from jaxlm.data.corruptions import Corruption
 from jaxlm.data.denoising import Noise
@@ -8,7 +8,7 @@ from jaxlm.data.spans import Denoiser
 from jaxlm.text.tokenizer import Tokenizer
 
 
-def corruption(chosen: Pairs, tokenizer: Tokenizer) -> Corruption:
+def corruption(chosen: Denoising, tokenizer: Tokenizer) -> Corruption:
     """That of an objective. Raises ConfigError for a token that is not there."""
     if isinstance(chosen, SpanCorruption):
         return corruptions.span_corruption(tokenizer, rate=chosen.rate, mean_span=chosen.span)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxlm.config.objectives import Contrastive, Labels, Mlm, Pairs, Seq2seq
+from jaxlm.config.objectives import Contrastive, Denoising, Labels, Mlm, Seq2seq
 from jaxlm.config.schema import RunConfig
 from jaxlm.data import examples, labeled, labeling, paired, pairs, pipeline, seq2seq
 from jaxlm.data.cache import Tokens
@@ -58,19 +58,17 @@ def documents(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
 
 def _rows(config: RunConfig, tokenizer: Tokenizer) -> Callable[[Tokens], Rows]:
     """From a stream of documents to the rows that the objective learns from."""
-    chosen, model = config.objective, config.model
+    chosen, model = config.objective, reads(config)
     length, seed = config.length, config.seed
     if isinstance(chosen, Mlm):
         check_mask(tokenizer)
-        types = model.embedding.types > 0
         return lambda stream: masked(
-            stream, tokenizer, chosen, length=length, types=types, seed=seed
+            stream, tokenizer, chosen, length=length, types=model.types, seed=seed
         )
-    if isinstance(chosen, Pairs):
+    if isinstance(chosen, Denoising):
         how, shape = corruption(chosen, tokenizer), chosen.rows
-        start = model.encoder.start if model.structure == "encoder-decoder" else None
         return lambda stream: corrupted(
-            stream, tokenizer, how, shape=shape, length=length, start=start, seed=seed
+            stream, tokenizer, how, shape=shape, length=length, start=model.start, seed=seed
         )
     return lambda stream: Windows(stream, length, tokenizer.vocab, tokenizer.pad)
 
