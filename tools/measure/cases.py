@@ -265,7 +265,7 @@ CASES: dict[str, Case] = {
         "a BERT of 5 million parameters learns to label texts, beside Trainer of transformers",
         "cpu",
         {
-            "model": {
+            "bert": {
                 "hidden_size": 256,
                 "intermediate_size": 1024,
                 "num_hidden_layers": 4,

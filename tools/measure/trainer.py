@@ -71,7 +71,7 @@ def _base(shape: dict[str, Any], own: Tokenizer, folder: Path, seed: int) -> Pat
 
     torch.manual_seed(seed)
     fields = {
-        **shape["model"],
+        **shape["bert"],
         "vocab_size": own.vocab,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
