@@ -52,8 +52,8 @@ class Corrupted:
         """Up to the end of what the longest may become where one piece is in a row, else all."""
         if self.pieces.shape != "padded":
             return {}
-        longest = max(self.pieces.row(number)[0].size for number in index.tolist())
-        return self.sides.widths(self.corruption.sizes(np.array([longest])))
+        longest = self.pieces.sizes(index).max(keepdims=True)
+        return self.sides.widths(self.corruption.sizes(longest))
 
     def take(self, index: np.ndarray, drawn: np.ndarray) -> Batch:
         """The rows `index` [B], corrupted as at `drawn` [B]: arrays as `sides` has them.

@@ -79,7 +79,7 @@ class Masked:
         """Up to the end of the longest where one piece is in a row, else all."""
         if self.how.rows not in ("padded", "pairs"):
             return {}
-        longest = max(map(self._room, index.tolist()))
+        longest = int(self.pieces.cost(self.pieces.sizes(index)).max())
         most = {"at": self._places(longest)}
         most["targets"] = most["weights"] = most["at"]
         most["tokens"] = most["segments"] = most["positions"] = most["types"] = longest
@@ -117,9 +117,6 @@ class Masked:
     def _places(self, length: int) -> int:
         """Most tokens that are predicted in so many."""
         return max(1, round(self.how.rate * length))
-
-    def _room(self, number: int) -> int:
-        return sum(len(ids) for ids, _ in self._framed(number, noise.generator(self.seed)))
 
     def _framed(
         self, number: int, generator: np.random.Generator

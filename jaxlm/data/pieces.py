@@ -58,6 +58,11 @@ class Pieces:
         """Of the stream, and of how it is cut."""
         return repr((self.stream.digest, self.shape, self.longest, self.width))
 
+    def sizes(self, index: np.ndarray) -> np.ndarray:
+        """int64 [n]: how many ids the piece of each of the rows `index` [n] has; of `padded`."""
+        start, end = self._cut
+        return end[index] - start[index]
+
     def row(self, number: int) -> list[np.ndarray]:
         """The ids int32 [n] of each piece of a row.
 
