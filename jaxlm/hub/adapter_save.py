@@ -43,6 +43,9 @@ TASKS = {
 """PEFT's name of a use, by structure and head."""
 CLASSIFIER = "classifier"
 """What PEFT trains whole in a classifier that has a module of this name, parts and all."""
+SCORES = "head/labels/kernel"
+"""PEFT expects the head in the file of a classifier: an adapter of one that left it alone names no
+use."""
 
 
 def save_adapter(
@@ -64,14 +67,14 @@ def save_adapter(
     name: how PEFT finds it. Raises ConfigError when `out` exists, CheckpointError for a leaf that
     PEFT cannot hold apart, StorageError when the disk is full.
     """
-    leaves, kind = tree.flatten(params), head_of(spec)
+    leaves, kind, saved = tree.flatten(params), head_of(spec), {*saved}
     shapes = {name: tuple(x.shape) for name, x in leaves.items() if "/lora_" not in name}
     files = names.tensors(names.expand(family.table(spec), shapes, spec.vocab))
     made, sizes, turned = _adapters(files, leaves)
     if not sizes:
         raise CheckpointError(str(out), "holds no adapter; export it with --merge")
     copies = family.copied(spec, shapes)
-    modules = _modules(set(saved), files, copies, sizes)
+    modules = _modules(saved, files, copies, sizes)
     every = {tensor.rpartition(".")[0] for tensor in (*files, *copies)} | modules
     for tensor, parts in files.items():
         for copy in (tensor, *(a for a, b in copies.items() if b == tensor)):
@@ -86,7 +89,7 @@ def save_adapter(
             indices[_named({tensor.removesuffix(".weight")}, every)[0]] = list(ids)
     drops = {float(leaf.ravel()[0]) for n, leaf in leaves.items() if n.endswith("/lora_drop")}
     values = _config(sizes, every) | {
-        "task_type": TASKS.get((spec.structure, LM) if kind == LM else kind),
+        "task_type": TASKS.get(kind if SCORES in saved else (spec.structure, kind)),
         "base_model_name_or_path": name,
         "lora_dropout": max(drops, default=0.0),
         "use_dora": any(name.endswith(ENDS["m"]) for name in made),
