@@ -141,3 +141,16 @@ def test_a_compile_cache_that_is_a_link_is_not_used(fresh, monkeypatch, tmp_path
 def test_a_platform_that_is_none_names_those_that_are(fresh, tmp_path):
     with pytest.raises(ConfigError, match="platform: 'cuda' is none; use auto, cpu, gpu or tpu"):
         platform.choose_platform("cuda", root=tmp_path)
+
+
+@pytest.mark.parametrize(("said", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "0"}, False)])
+def test_freed_memory_is_kept_unless_the_environment_says_how(said, kept):
+    code = (
+        "import resource; from jaxlm.core.platform import choose_platform\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "choose_platform('cpu'); bytearray(2**26); before = faults(); bytearray(2**26)\n"
+        "print(faults() - before)"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))} | said
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (int(done.stdout) < 2000) == kept, done.stderr
