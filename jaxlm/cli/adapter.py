@@ -1,40 +1,16 @@
 """`jaxlm adapter`: LoRA adapters shown, compared, merged into a model and taken out of a run."""
 
-import os
 from typing import Annotated
 
 import typer
 
-from jaxlm.cli.setup import EXIT_CODES, Dtype, Model, Out, Run, ShardSize, figures, start
-from jaxlm.core.errors import ConfigError
+from jaxlm.cli.setup import EXIT_CODES, Dtype, Force, Model, Out, Run, ShardSize, figures, start
 
 app = typer.Typer(help="Show, compare, merge and export LoRA adapters.", no_args_is_help=True)
 
 Adapter = Annotated[
     str, typer.Argument(metavar="ADAPTER", help="A folder with adapter_config.json.")
 ]
-Force = Annotated[bool, typer.Option(help="Take an adapter of another base too.")]
-
-
-def weights(words: list[str]) -> dict[str, float]:
-    """What `--adapter DIR`, or `--adapter DIR:WEIGHT` again and again, names. Raises ConfigError
-    for several of which one has no weight.
-    """
-    found: dict[str, float] = {}
-    for word in words:
-        path, _, weight = word.rpartition(":")
-        try:
-            number = float(weight) if path and not os.path.isdir(word) else None
-        except ValueError:
-            number = None
-        if number is None and len(words) > 1:
-            what = f"{word}: several are a sum; say how much of each, as in {word}:0.5"
-            raise ConfigError("--adapter", what)
-        name = word if number is None else path
-        if name in found:
-            raise ConfigError("--adapter", f"{name} is there twice; name it once")
-        found[name] = 1.0 if number is None else number
-    return found
 
 
 @app.command("show", epilog=EXIT_CODES)

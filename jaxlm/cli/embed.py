@@ -4,8 +4,16 @@ from typing import Annotated
 
 import typer
 
-from jaxlm.cli.adapter import weights
-from jaxlm.cli.setup import Model, Platform, platform_of, start
+from jaxlm.cli.setup import (
+    Adapters,
+    Force,
+    Model,
+    Overlong,
+    Platform,
+    load,
+    platform_of,
+    start,
+)
 from jaxlm.core.errors import DataError
 
 
@@ -26,32 +34,23 @@ def embed(
             show_default=False,
         ),
     ] = None,
-    truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut texts that are longer than the model reads.")
-    ] = False,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR[:WEIGHT]",
-            help="A LoRA adapter, as PEFT writes it; of several, each with a weight, the sum.",
-        ),
-    ] = None,
+    overlong: Overlong = "error",
+    adapter: Adapters = None,
+    force: Force = False,
     platform: Platform = None,
 ) -> None:
     """Write a vector of length 1 for each text of a file, in the order of the file."""
     start(platform or platform_of(model))
     from jaxlm.data import lines
     from jaxlm.inference import embed as embedding
-    from jaxlm.inference.model import load
+    from jaxlm.inference.output import check_output
 
-    embedding.check_output(output)
+    check_output(output, input, embedding.WRITERS)
     found = list(lines.texts(input, field))
     if not found:
         raise DataError(input, "holds no text; name another file")
-    loaded = load(model)
-    if summands := weights(adapter or []):
-        loaded = loaded.with_adapters(summands)
+    loaded = load(model, adapter, force=force)
     where, texts = zip(*found, strict=True)
-    vectors = loaded.embed(texts, pool, truncate=truncate, where=where)
+    vectors = loaded.embed(texts, pool, overlong=overlong, where=where)
     embedding.write(output, texts, vectors)
     print(f"{output}: {len(texts)} vectors of {vectors.shape[1]} numbers")

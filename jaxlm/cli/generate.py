@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jaxlm.cli.adapter import weights
-from jaxlm.cli.setup import Model, Platform, platform_of, start
+from jaxlm.cli.setup import Adapters, Force, Model, Platform, load, platform_of, start
 
 
 def generate(
@@ -29,24 +28,13 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Answer the prompt, by the model's chat template.")
     ] = False,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR[:WEIGHT]",
-            help="A LoRA adapter, as PEFT writes it; of several, each with a weight, the sum.",
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option(help="Take an adapter of another base too.")] = False,
+    adapter: Adapters = None,
+    force: Force = False,
     platform: Platform = None,
 ) -> None:
     """Continue a prompt with a trained model, writing as it goes; with beams at the end."""
     start(platform or platform_of(run))
-    from jaxlm.inference import model
-
-    summands = weights(adapter or [])
-    loaded = model.load(run)
-    if summands:
-        loaded = loaded.with_adapters(summands, force=force)
+    loaded = load(run, adapter, force=force)
     pieces = loaded.stream(
         [{"role": "user", "content": prompt}] if chat else prompt,
         max_tokens=max_tokens,

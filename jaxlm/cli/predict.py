@@ -4,16 +4,24 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from jaxlm.cli.setup import Model, Platform, platform_of, start
-from jaxlm.core.errors import ConfigError
+from jaxlm.cli.setup import (
+    Adapters,
+    Force,
+    Model,
+    Overlong,
+    Platform,
+    load,
+    platform_of,
+    start,
+)
 
 if TYPE_CHECKING:
     from jaxlm.inference.predict import Task
@@ -37,41 +45,40 @@ def predict(
     pair: Annotated[
         str | None, typer.Option(help="The column of second texts; found by default.")
     ] = None,
-    overlong: Annotated[
-        str, typer.Option(help="Of texts too long: error, truncate-right or truncate-left.")
-    ] = "error",
+    overlong: Overlong = "error",
+    adapter: Adapters = None,
+    force: Force = False,
     platform: Platform = None,
 ) -> None:
     """Label texts: each line has the columns of the input, prediction and probabilities."""
-    from jaxlm.text.fitting import TRUNCATES
-
-    if overlong not in ("error", *TRUNCATES):
-        known = " or ".join(("error", *TRUNCATES))
-        raise ConfigError("--overlong", f"{overlong!r} is none of {known}")
     start(platform or platform_of(model))
-    from jaxlm.inference import model as models
     from jaxlm.inference import predict as predicting
+    from jaxlm.inference.output import check_output
 
-    loaded = models.load(model)
+    if output is not None:
+        check_output(output, input, (".jsonl",))
+    loaded = load(model, adapter, force=force)
     task = predicting.task_of(loaded)
     records = _asked(input, task, text, pair)
-    with _written(output, input) as out:
+    with _opened(output) as out:
         while chunk := list(islice(records, CHUNK)):
             found = predicting.predict(loaded, [each for _, each in chunk], overlong)
             for (record, _), said in zip(chunk, found, strict=True):
                 line = json.dumps({**record, **said}, ensure_ascii=False, default=str)
                 print(line, file=out)
-    if output:
-        os.replace(f"{output}.new", output)
 
 
-def _written(output: str | None, input: str) -> Any:
-    """Where lines go: beside the file until all are there."""
+@contextmanager
+def _opened(output: str | None) -> Iterator[TextIO]:
+    """Where lines go: the file, which is there when all are, or standard output."""
+    from jaxlm.inference.output import whole
+
     if output is None:
-        return os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    if Path(output).resolve() == Path(input).resolve():
-        raise ConfigError("--output", f"{output} is the input; name another file")
-    return open(f"{output}.new", "w", encoding="utf-8")
+        with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as out:
+            yield out
+    else:
+        with whole(output) as part, part.open("w", encoding="utf-8") as out:
+            yield out
 
 
 def _asked(

@@ -1,9 +1,14 @@
-"""What every verb's file needs: the exit codes as help shows them, and the choice of devices."""
+"""What several verbs have: exit codes in their help, options, where jax computes, a model."""
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from jaxlm.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxlm.inference import model
 
 EXIT_CODES = (
     "Exit codes: 0 done, or nothing left to do; 1 internal error; 2 configuration or command line; "
@@ -24,6 +29,17 @@ Platform = Annotated[
     str | None,
     typer.Option(help="auto, cpu, gpu or tpu; the run's own by default.", show_default=False),
 ]
+Overlong = Annotated[
+    str, typer.Option(help="Of texts longer than the model reads: error, truncate-right or -left.")
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR[:WEIGHT]",
+        help="A LoRA adapter, as PEFT writes it; of several, each with a weight, the sum.",
+    ),
+]
+Force = Annotated[bool, typer.Option(help="Take an adapter of another base too.")]
 ShardSize = Annotated[str, typer.Option(help="Largest file of weights.")]
 
 
@@ -47,3 +63,33 @@ def start(platform: str) -> None:
 
     choose_platform(platform)
     use_compile_cache()
+
+
+def load(path: str, adapter: list[str] | None, *, force: bool = False) -> "model.Model":
+    """The model in a folder, with the sum of what --adapter named."""
+    from jaxlm.inference import model
+
+    summands = weights(adapter or [])
+    loaded = model.load(path)
+    return loaded.with_adapters(summands, force=force) if summands else loaded
+
+
+def weights(words: list[str]) -> dict[str, float]:
+    """What `--adapter DIR`, or `--adapter DIR:WEIGHT` again and again, names. Raises ConfigError
+    for several of which one has no weight.
+    """
+    found: dict[str, float] = {}
+    for word in words:
+        path, _, weight = word.rpartition(":")
+        try:
+            number = float(weight) if path and not os.path.isdir(word) else None
+        except ValueError:
+            number = None
+        if number is None and len(words) > 1:
+            what = f"{word}: several are a sum; say how much of each, as in {word}:0.5"
+            raise ConfigError("--adapter", what)
+        name = word if number is None else path
+        if name in found:
+            raise ConfigError("--adapter", f"{name} is there twice; name it once")
+        found[name] = 1.0 if number is None else number
+    return found

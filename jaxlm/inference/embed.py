@@ -10,9 +10,11 @@ from jax import Array
 
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.core.tree import Params
+from jaxlm.inference.output import whole
 from jaxlm.models.embedding import embedding
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, Forward
+from jaxlm.text.fitting import check_fits, check_overlong, cut
 from jaxlm.text.tokenizer import Tokenizer
 
 POOLING = "1_Pooling/config.json"
@@ -59,15 +61,16 @@ def framed(
     tokenizer: Tokenizer,
     spec: ModelSpec,
     *,
-    truncate: bool,
+    overlong: str,
     where: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """The ids of each text with what the model's own tokenizer puts around it.
 
-    truncate: cut texts that are longer than the model's positions. where: what each text is called
-    in errors. Raises DataError for what is no text, has no token or is too long, ConfigError for a
-    model that embeds none.
+    overlong: error, truncate-right or truncate-left. where: what each text is called in errors.
+    Raises DataError for what is no text, has no token or is too long, ConfigError for another
+    `overlong` and a model that embeds none.
     """
+    check_overlong(overlong)
     if spec.structure == "encoder-decoder":
         what = "is an encoder-decoder; texts are embedded by an encoder or a decoder"
         raise ConfigError("MODEL", what)
@@ -83,11 +86,8 @@ def framed(
             raise DataError(name, "has a lone surrogate; write valid Unicode") from None
     room, found = spec.max_length - len(tokenizer.framed([])), []
     for name, ids in zip(names, tokenizer.encode_batch([*texts]), strict=True):
-        if len(ids) > room and not truncate:
-            have = f"{len(ids) + spec.max_length - room} tokens are more than the model's"
-            what = f"{have} {spec.max_length} positions; add --truncate (truncate=True), or cut it"
-            raise DataError(name, what)
-        found.append(tokenizer.framed(ids[:room]))
+        check_fits(len(ids) - room, spec.max_length, overlong, name)
+        found.append(tokenizer.framed(cut(ids, room, overlong)))
         if not found[-1]:
             raise DataError(name, "has no token; write a text, or leave it out")
     return found
@@ -123,20 +123,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[str], np.ndarray], None]] = {
 """Suffix -> what writes such a file: the vectors [n, D] alone, or each beside its text."""
 
 
-def check_output(path: str) -> None:
-    """Raise ConfigError for a file of a kind that is not written, or in a folder that is not."""
-    if Path(path).suffix not in WRITERS:
-        raise ConfigError("--output", f"{path} is none of {', '.join(WRITERS)}; name one")
-    if not Path(path).absolute().parent.is_dir():
-        raise ConfigError("--output", f"{path} is in no folder that exists; make it first")
-
-
 def write(path: str, texts: Sequence[str], vectors: np.ndarray) -> None:
     """Write the vectors [n, D] of texts, whole or not at all, as the suffix of `path` says."""
-    whole = Path(path)
-    part = whole.with_name(f".{whole.name}.part")
-    try:
-        WRITERS[whole.suffix](part, texts, vectors)
-        part.replace(whole)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part:
+        WRITERS[Path(path).suffix](part, texts, vectors)

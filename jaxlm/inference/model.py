@@ -16,30 +16,26 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxlm.core.errors import ConfigError, DataError
+from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.families.heads import Labels
 from jaxlm.hub.adapter import put_adapter
-from jaxlm.inference import adapters, predict, slots
+from jaxlm.inference import adapters, predict, slots, texts
 from jaxlm.inference.adapters import Adapter
 from jaxlm.inference.batch import Tokens, batch_of, by_length
 from jaxlm.inference.beam import BeamSearch, check_beside
 from jaxlm.inference.embed import embedder, framed
 from jaxlm.inference.generate import Generator
-from jaxlm.inference.prompts import is_prompt
 from jaxlm.inference.run import compute_dtype, read
 from jaxlm.inference.slots import Choice, Held, Slots
+from jaxlm.inference.texts import Prompt
 from jaxlm.models import lora
 from jaxlm.models.embedding import pooling
 from jaxlm.models.heads import pooled
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import Batch, make_forward
-from jaxlm.text import chat
-from jaxlm.text.chat import Message
 from jaxlm.text.tokenizer import Tokenizer
-
-Prompt = str | Sequence[Message]
 
 
 class Model:
@@ -187,19 +183,20 @@ class Model:
         texts: Sequence[str],
         pool: str | None = None,
         *,
-        truncate: bool = False,
+        overlong: str = "error",
         adapter: str | None = None,
         where: Sequence[str] | None = None,
     ) -> np.ndarray:
         """A vector of length 1 for each text, float32 [n, D].
 
         pool: mean, first or last state of a text; by default as the model was trained, else an
-        encoder's mean, a decoder's last. truncate: cut texts longer than the model's positions.
-        adapter: as for `logits`. where: what the texts are called in errors. Raises DataError for
-        what is no text or too long, ConfigError for a pool or a model that embeds none.
+        encoder's mean, a decoder's last. overlong: what becomes of texts longer than the model's
+        positions: error, truncate-right or truncate-left. adapter: as for `logits`. where: what the
+        texts are called in errors. Raises DataError for what is no text or too long, ConfigError
+        for a pool or a model that embeds none.
         """
         how = pooling(pool or self._pool, self.spec, "pool")
-        rows = framed(texts, self.tokenizer, self.spec, truncate=truncate, where=where)
+        rows = framed(texts, self.tokenizer, self.spec, overlong=overlong, where=where)
         run, found = partial(self._embedded, how=how), np.zeros((len(rows), self.spec.embed))
         for index, tokens, real in by_length(rows, self.spec.max_length):
             batch = batch_of(self.spec, tokens, real)
@@ -241,7 +238,7 @@ class Model:
         """
         check_beside(beams, length_penalty, temperature=temperature, top_p=top_p, top_k=top_k)
         how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-        starts = self._prompts(prompts)
+        starts = self._starts(prompts)
         if beams != 1:
             return self._likeliest(starts, max_tokens, beams, length_penalty, adapter)
         ids: list[list[int]] = [[] for _ in prompts]
@@ -265,7 +262,7 @@ class Model:
             search = {"beams": beams, "length_penalty": length_penalty, "adapter": adapter}
             yield from self.generate([prompt], max_tokens=max_tokens, **search, **how)
             return
-        starts = self._prompts([prompt])
+        starts = self._starts([prompt])
         ids: list[int] = []
         said = ""
         for tokens in self._continue(starts, max_tokens, how, adapter):
@@ -276,25 +273,11 @@ class Model:
             yield text[len(said) :]
             said = text
 
-    def _prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Ids as documents begin in training: nothing that a tokenizer puts at a text's end."""
-        if isinstance(prompts, str) or not all(map(is_prompt, prompts)):
-            raise DataError("prompts", "are a list of texts; write ['def main('] for a single one")
-        return [self._start(prompt) for prompt in prompts]
-
-    def _start(self, prompt: Prompt) -> list[int]:
-        tokenizer = self.tokenizer
-        if not isinstance(prompt, str):
-            return chat.of(tokenizer).apply(tokenizer, prompt, add_generation_prompt=True)
-        if self.spec.structure == "encoder-decoder":  # a source is a whole text
-            return tokenizer.encode(prompt)
-        return tokenizer.beginning(prompt)
+    def _starts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return texts.starts(self.tokenizer, self.spec, prompts)
 
     def _after(self, start: list[int], ids: list[int]) -> str:
-        """The text of `ids` after a prompt, or for a source."""
-        return self.tokenizer.continuation(
-            [] if self.spec.structure == "encoder-decoder" else start, ids
-        )
+        return texts.after(self.tokenizer, self.spec, start, ids)
 
     def _continue(
         self,

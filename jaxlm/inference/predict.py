@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.inference.batch import by_length, filled
-from jaxlm.text.fitting import Fitted, fit, fit_words
+from jaxlm.text.fitting import Fitted, check_fits, check_overlong, fit, fit_words
 
 if TYPE_CHECKING:
     from jaxlm.inference.model import Model
@@ -44,9 +44,10 @@ def predict(model: "Model", asked: Sequence[Asked], overlong: str = "error") -> 
 
     Of several labels: those over 0.5. Of a regression: the number, or a list of them, alone. Of
     words: lists, one for each word; None for a word that no token begins or that was cut off.
-    overlong: error, truncate-right or truncate-left. Raises ConfigError for a model without labels,
-    DataError for texts that are empty or longer than its positions.
+    overlong: error, truncate-right or truncate-left. Raises ConfigError for another and for a model
+    without labels, DataError for texts that are empty or longer than its positions.
     """
+    check_overlong(overlong)
     task = task_of(model)
     fitted = [_fitted(model, each, task, overlong) for each in asked]
     found: list[Prediction] = [{} for _ in asked]
@@ -119,8 +120,5 @@ def _fitted(model: "Model", one: Asked, task: Task, overlong: str) -> Fitted:
         found = fit_words(model.tokenizer, one.words, **limits)
     else:
         found = fit(model.tokenizer, one.text, one.pair, **limits)
-    if found.over and overlong == "error":
-        long = model.spec.max_length + found.over
-        what = f"{long} tokens are more than the model's {model.spec.max_length} positions"
-        raise DataError(one.where, f"{what}; truncate them: --overlong truncate-right")
+    check_fits(found.over, model.spec.max_length, overlong, one.where)
     return found

@@ -1,7 +1,6 @@
 """Prompts: what fits a model, rows of one length, and the one pass over them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -121,9 +120,3 @@ def here(rows: Array) -> np.ndarray:
     if rows.is_fully_addressable:
         return np.asarray(rows)
     return np.asarray(process_allgather(rows, tiled=True))
-
-
-def is_prompt(prompt: Any) -> bool:
-    """Whether it is a text, or a list of messages."""
-    said = isinstance(prompt, list | tuple) and len(prompt) > 0
-    return isinstance(prompt, str) or (said and all(isinstance(x, Mapping) for x in prompt))

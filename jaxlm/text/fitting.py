@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.text.tokenizer import Tokenizer
 
 TRUNCATES = ("truncate-right", "truncate-left")
+OVERLONG = ("error", *TRUNCATES)
+"""What becomes of a text that is longer than the model that is asked of it."""
 
 
 class Fitted(NamedTuple):
@@ -26,7 +28,7 @@ class Fitted(NamedTuple):
 def fit(
     tokenizer: Tokenizer, text: str, pair: str | None, *, length: int, overlong: str, where: str
 ) -> Fitted:
-    """A text, or a pair, cut to `length` ids by `overlong` (see `_cut`), special tokens kept.
+    """A text, or a pair, cut to `length` ids by `overlong` (see `cut`), special tokens kept.
 
     Of a pair the longer text is cut first, as transformers' longest_first does. Raises DataError
     naming `where` for an empty text.
@@ -36,7 +38,7 @@ def fit(
     over = sum(map(len, ids)) + around - length
     if over > 0:
         rooms = _rooms([len(each) for each in ids], max(0, length - around))
-        ids = [_cut(each, room, overlong) for each, room in zip(ids, rooms, strict=True)]
+        ids = [cut(each, room, overlong) for each, room in zip(ids, rooms, strict=True)]
     whole, types = tokenizer.joined(*ids)
     return Fitted(whole, types, max(0, over), [])
 
@@ -58,22 +60,37 @@ def fit_words(
     first = max(0, over) if overlong == "truncate-left" else 0
     firsts = _firsts(words, spans)
     if over > 0:
-        ids = _cut(ids, max(0, length - around), overlong)
+        ids = cut(ids, max(0, length - around), overlong)
     before = len(tokenizer.frame.before)
     kept = [at - first if first <= at < first + len(ids) else -1 for at in firsts]
     whole, types = tokenizer.joined(ids)
     return Fitted(whole, types, max(0, over), [at + before if at >= 0 else -1 for at in kept])
 
 
+def cut(ids: list[int], room: int, overlong: str) -> list[int]:
+    """The last `room` ids for truncate-left, else the first."""
+    return ids[len(ids) - min(room, len(ids)) :] if overlong == "truncate-left" else ids[:room]
+
+
+def check_overlong(overlong: str) -> None:
+    """Raise ConfigError for what is none of OVERLONG."""
+    if overlong not in OVERLONG:
+        raise ConfigError("overlong", f"{overlong!r} is none of {', '.join(OVERLONG)}; write one")
+
+
+def check_fits(over: int, length: int, overlong: str, where: str) -> None:
+    """Raise DataError for a text that is `over` ids longer than a model's positions, but where it
+    is cut.
+    """
+    if over > 0 and overlong == "error":
+        what = f"{length + over} tokens are more than the model's {length} positions"
+        raise DataError(where, f"{what}; cut it, or let overlong be truncate-right")
+
+
 def _encoded(tokenizer: Tokenizer, text: str, where: str) -> list[int]:
     if not text.strip():
         raise DataError(where, "the text is empty; write at least one character")
     return tokenizer.encode(text, add_special=False)
-
-
-def _cut(ids: list[int], room: int, overlong: str) -> list[int]:
-    """The last `room` ids for truncate-left, else the first."""
-    return ids[len(ids) - min(room, len(ids)) :] if overlong == "truncate-left" else ids[:room]
 
 
 def _rooms(sizes: list[int], room: int) -> list[int]:

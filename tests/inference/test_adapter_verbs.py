@@ -168,7 +168,7 @@ def test_bad_input_is_one_line(folder, capsys, monkeypatch, words, code, line):
     ],
 )
 def test_adapters_of_a_command_line_have_weights(given, wanted):
-    from jaxlm.cli.adapter import weights
+    from jaxlm.cli.setup import weights
 
     if isinstance(wanted, dict):
         assert weights(given) == wanted

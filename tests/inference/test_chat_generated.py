@@ -39,7 +39,7 @@ def model(folder):
 def test_a_chat_is_the_text_that_its_template_writes(model):
     end = model.tokenizer.decode([model.tokenizer.eos], skip_special=False)
     written = model.tokenizer.encode(f"user: def main({end}assistant: ", parse_special=True)
-    assert model._start(SAID) == written
+    assert model._starts([SAID])[0] == written
     assert model.generate([SAID], max_tokens=8) == ["".join(model.stream(SAID, max_tokens=8))]
 
 
@@ -63,7 +63,7 @@ def test_generation_stops_at_any_of_the_ends(model):
 
 def tokens(model, prompts, count):
     """The next tokens of every prompt, greedily."""
-    for row in model._continue(model._prompts(prompts), count, {}):
+    for row in model._continue(model._starts(prompts), count, {}):
         yield row.tolist()
 
 

@@ -95,14 +95,31 @@ def test_of_a_file_each_line_has_its_columns_and_its_label(models, tmp_path):
     assert [row["probabilities"] for row in lines(said)] == [row["probabilities"] for row in found]
 
 
+def test_adapters_of_the_line_label(models, tmp_path):
+    folder = models("roberta sequence")
+    model = jaxlm.load(folder)
+    hubs.write_adapter(model, tmp_path / "one", 1)
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS) + "\n")
+    line = "predict", str(folder), "--input", str(tmp_path / "a.txt"), "--platform", "cpu"
+    code, said, err = processes.run(*line, "--adapter", str(tmp_path / "one"))
+    assert code == 0, err
+    found = [row["probabilities"] for row in lines(said)]
+    want = model.with_adapter(tmp_path / "one").predict(TEXTS)
+    assert found == [each["probabilities"] for each in want]
+    assert found != [each["probabilities"] for each in model.predict(TEXTS)]
+
+
 @pytest.mark.parametrize(
     ("body", "more", "code", "line"),
     [
         ('{"body": "x"}', (), 3, "a.jsonl:1: no column of text (text, sentence, "),
         ('{"text": "x"}\n{"text": " "}', (), 3, "a.jsonl:2: text is empty"),
-        ('{"text": "' + "fox " * 99 + '"}', (), 3, "positions; truncate them: --overlong truncate"),
-        ('{"text": "x"}', ("--overlong", "drop"), 2, "--overlong: 'drop' is none of error or"),
+        ('{"text": "' + "fox " * 99 + '"}', (), 3, "positions; cut it, or let overlong be"),
+        ('{"text": "x"}', ("--overlong", "drop"), 2, "overlong: 'drop' is none of error, "),
         ('{"text": "x"}', ("--output", "a.jsonl"), 2, "a.jsonl is the input; name another file"),
+        ('{"text": "x"}', ("--output", "o.csv"), 2, "o.csv is none of .jsonl"),
+        ('{"text": "x"}', ("--output", "no/o.jsonl"), 2, "no/o.jsonl is in no folder that"),
+        ('{"text": "x"}\n{"text": ""}', ("--output", "o.jsonl"), 3, "a.jsonl:2: text is empty"),
     ],
 )
 def test_what_cannot_be_labeled_is_one_line(models, tmp_path, monkeypatch, body, more, code, line):
@@ -111,6 +128,7 @@ def test_what_cannot_be_labeled_is_one_line(models, tmp_path, monkeypatch, body,
     folder = str(models("roberta sequence"))
     got, _, err = processes.run("predict", folder, "--input", "a.jsonl", "--platform", "cpu", *more)
     assert got == code and line in err.splitlines()[-1] and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_what_is_no_classifier_and_no_list_is_refused(models):
