@@ -17,8 +17,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxlm.models.scores import NEVER, Scores, places, spread
 
-CACHED_BYTES = 2**18
+CACHED_BYTES = 2**19
 """Scores of one block per core of a CPU: what its second-level cache holds beside the operands."""
+LOOPED_BYTES = 2**20
+"""Scores per core of a CPU from which on a loop over heads is worth what it costs."""
 
 
 def chunked(
@@ -236,7 +238,7 @@ def _some_at_a_time(one: Callable[..., Any], q: Array, k: Array, *more: Any) -> 
     count, groups, length, _ = q.shape
     together = count
     if jax.default_backend() == "cpu":
-        scores = groups * _block(length) * k.shape[1] * 4
-        fitting = CACHED_BYTES * (os.cpu_count() or 1) // scores
+        scores, cores = groups * _block(length) * k.shape[1] * 4, os.cpu_count() or 1
+        fitting = CACHED_BYTES * cores // scores if count * scores > LOOPED_BYTES * cores else count
         together = next(n for n in range(max(1, min(fitting, count)), 0, -1) if count % n == 0)
     return jax.lax.map(one, (q, k, *more), batch_size=together)
