@@ -17,11 +17,13 @@ from jaxlm.models.spec import ModelSpec, Norm
 
 
 def gelu(x: Array) -> Array:
-    """x times the normal distribution up to x (Hendrycks & Gimpel 2016, eq. 2), by erf as torch
-    has it: two and a half times as fast on a CPU as jax's own by erfc, which differs where x is far
-    below zero, by less than 1e-7.
+    """x times the normal distribution up to x (Hendrycks & Gimpel 2016, eq. 2), in float32.
+
+    By erf, as in torch: two and a half times as fast on a CPU as jax's own by erfc, and within 1e-6
+    of it. In 16 bits 1 + erf would have no digit left where x is below -3.
     """
-    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from jaxlm.models.dense import Dense
 from jaxlm.models.heads import product
-from jaxlm.models.layers import Mlp, Normalize
+from jaxlm.models.layers import Mlp, Normalize, gelu
 from jaxlm.models.products import matmul
 from jaxlm.models.spec import Norm
 
@@ -37,6 +37,17 @@ def test_norms_are_their_formulas(kind, dtype, tolerance):
     right = right + BIAS if kind == "layer" else right
     assert isinstance(found, jax.Array) and found.dtype == dtype
     np.testing.assert_allclose(np.float64(found), right, atol=tolerance * np.abs(right).max())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_gelu_is_exact_in_its_tails_too(dtype, tolerance):
+    given = jnp.linspace(-8, 8, 513, dtype=dtype)
+    x = np.float64(given)
+    slopes = GELU(x + 1e-6) - GELU(x - 1e-6)
+    found = jax.vmap(jax.grad(gelu))(given)
+    for ours, right in ((gelu(given), GELU(x)), (found, slopes / 2e-6)):
+        assert ours.dtype == given.dtype
+        np.testing.assert_allclose(np.float64(ours), right, rtol=tolerance, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -2,7 +2,7 @@
 
 Both start from the same folder of random weights, one for each seed, and see as many examples in an
 update: jaxlm packed into rows, Trainer padded to the longest of a batch, its default. The rates are
-of whole trainings, jaxlm's with what it compiles while it trains.
+of whole trainings but for what jaxlm compiles before its first update.
 """
 
 import csv
