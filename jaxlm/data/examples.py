@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from jaxlm.core.errors import DataError
 from jaxlm.data import bins, files, packing
+from jaxlm.data.audit import Audit
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.formats import Example, Format, detect
 from jaxlm.data.packing import Batch
@@ -46,18 +47,11 @@ class How(Protocol):
 
 
 @dataclass
-class Audit:
+class ExampleAudit(Audit):
     """What became of the examples of one source."""
 
-    source: str
     format: str = ""
     template: str = ""
-    examples: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Why -> how many."""
-    truncated: int = 0
-    rows: int = 0
     tokens: int = 0
     trained: int = 0
     """Tokens that are learned."""
@@ -67,20 +61,18 @@ class Audit:
     """Examples that begin with two start tokens."""
     unknown: Counter[str] = field(default_factory=Counter)
     """What the template writes like a special token, and is none -> in how many examples."""
-    held: int = 0
-    """Examples held out for validation."""
-    lost: list[dict[str, str]] = field(default_factory=list)
-    """Where each example is from that was dropped or truncated, and why."""
+
+    @property
+    def what(self) -> str:
+        """Their format, and how chats are written."""
+        how = f", written with {self.template}" if self.template else ""
+        return f"examples of {self.format}{how}"
 
     def lines(self, pad_is_eos: bool) -> list[str]:
         """As a person reads it before the first step."""
         share = self.trained / max(self.tokens, 1)
         lines = [
-            f"{self.source}: {self.examples:,} examples of {self.format}"
-            + (f", written with {self.template}" if self.template else ""),
-            f"  {self.kept:,} kept in {self.rows:,} rows, {self.held:,} held out, "
-            f"{self.truncated:,} truncated, {self.dropped.total():,} dropped"
-            + "".join(f"; {why}: {count:,}" for why, count in self.dropped.items()),
+            *super().lines(pad_is_eos),
             f"  {self.trained:,} of {self.tokens:,} tokens are learned ({share:.1%}); "
             f"the end token in {self.ends_trained:,} of {self.kept:,} examples",
         ]
@@ -92,12 +84,6 @@ class Audit:
         if pad_is_eos:
             lines.append("  padding is the end token: it is told apart by position, not by its id")
         return lines
-
-    def summary(self) -> dict[str, Any]:
-        """The counts, for a file."""
-        found = asdict(self)
-        del found["lost"]
-        return {**found, "dropped": dict(self.dropped), "unknown": dict(self.unknown)}
 
 
 class Tokenized(NamedTuple):
@@ -160,13 +146,13 @@ class Packed:
 
 def open_examples(
     source: Source, tokenizer: Tokenizer, how: How, *, length: int, hold_out: float, say: Say | None
-) -> tuple[Packed, Packed, Audit]:
+) -> tuple[Packed, Packed, ExampleAudit]:
     """(examples to train on, those held out, what became of all of them) of one source.
 
     hold_out: the share that is held out, by a hash of what a record says. Raises DataError with
     file and line for what cannot be learned from, and when nothing is left.
     """
-    audit, splits = Audit(source.path), ([], [])
+    audit, splits = ExampleAudit(source.path), ([], [])
     for example in read_examples(source, audit):
         audit.examples += 1
         one = _fitted(_tokenized(example, tokenizer, how, audit), example, how, length, audit)
@@ -181,9 +167,7 @@ def open_examples(
             say(f"reading {source.path}: {audit.examples:,} examples")
     train, kept = (_packed(split, how, length, tokenizer.pad) for split in splits)
     audit.rows = train.count
-    if not train.count:
-        why = ", ".join(f"{count} {why}" for why, count in audit.dropped.items()) or "0 examples"
-        raise DataError(source.path, f"nothing is left to learn from: {why}")
+    audit.check()
     return train, kept, audit
 
 
@@ -198,9 +182,9 @@ def texts(sources: Iterable[Source], hold_out: float = 0.0) -> Iterator[str]:
             yield from filter(None, (example.prompt, example.completion))
 
 
-def read_examples(source: Source, audit: Audit | None = None) -> Iterator[Example]:
+def read_examples(source: Source, audit: ExampleAudit | None = None) -> Iterator[Example]:
     """The examples of a source, as text; `audit` gets their format. Raises DataError."""
-    path, audit = source.path, audit or Audit(source.path)
+    path, audit = source.path, audit or ExampleAudit(source.path)
     read = signatures if path == files.STDLIB else records
     for file in files_of(path):
         format: Format | None = None
@@ -219,13 +203,13 @@ def said(example: Example) -> str:
 
 def is_kept(example: Example, tokenizer: Tokenizer, how: How, length: int) -> bool:
     """Whether `open_examples` keeps this one. Raises DataError as that does."""
-    audit = Audit("")
+    audit = ExampleAudit("")
     return (
         _fitted(_tokenized(example, tokenizer, how, audit), example, how, length, audit) is not None
     )
 
 
-def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: Audit) -> Tokenized:
+def _tokenized(example: Example, tokenizer: Tokenizer, how: How, audit: ExampleAudit) -> Tokenized:
     if not example.messages:
         return _of_pair(example, tokenizer, how)
     template = template_for(tokenizer, how, example)
@@ -287,32 +271,21 @@ def template_for(tokenizer: Tokenizer, how: How, example: Example) -> chat.ChatT
 
 
 def _fitted(
-    one: Tokenized, example: Example, how: How, length: int, audit: Audit
+    one: Tokenized, example: Example, how: How, length: int, audit: ExampleAudit
 ) -> Tokenized | None:
     """The example within length + 1 ids, or None when it is dropped."""
-    policy = how.overlong
-    if (long := one.ids.size) > length + 1:
-        if policy == "error":
-            raise DataError(
-                example.where,
-                f"{long - 1} tokens are more than length={length}; use length={long - 1}, or "
-                "examples.overlong=truncate-right, truncate-left or drop",
-            )
-        audit.lost.append({"where": example.where, "tokens": str(long), "why": policy})
-        if policy == "drop":
-            audit.dropped["too long"] += 1
+    if (long := one.ids.size - 1) > length:
+        if not audit.cut(example.where, long, length, how.overlong):
             return None
-        audit.truncated += 1
-        kept = slice(length + 1) if policy == "truncate-right" else slice(-length - 1, None)
+        kept = slice(length + 1) if how.overlong == "truncate-right" else slice(-length - 1, None)
         one = Tokenized(one.ids[kept], one.learned[kept])
     if not one.learned[1:].any():
-        audit.dropped["no learned token"] += 1
-        audit.lost.append({"where": example.where, "why": "no learned token"})
+        audit.drop(example.where, "no learned token")
         return None
     return one
 
 
-def _count(one: Tokenized, tokenizer: Tokenizer, audit: Audit) -> None:
+def _count(one: Tokenized, tokenizer: Tokenizer, audit: ExampleAudit) -> None:
     audit.kept += 1
     audit.tokens += one.ids.size
     audit.trained += int(one.learned[1:].sum())

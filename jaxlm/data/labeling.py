@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jaxlm.core.errors import DataError
 from jaxlm.data import bins
+from jaxlm.data.audit import Audit
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.classified import Answered, Classified, Reads
 from jaxlm.data.columns import Columns, Problem, Wanted, problem
@@ -25,40 +26,29 @@ TOLD = 20
 
 
 @dataclass
-class LabelAudit:
+class LabelAudit(Audit):
     """What became of the labeled texts of one source."""
 
-    source: str
     columns: list[str] = field(default_factory=list)
-    examples: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    """Why -> how many."""
-    truncated: int = 0
-    rows: int = 0
     tokens: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     """Of those that are trained on: label -> how many."""
     without: int = 0
     """Words that no token begins, or that were cut off: their labels are not learned."""
-    held: int = 0
-    """Examples held out for validation."""
-    lost: list[dict[str, str]] = field(default_factory=list)
-    """Where each example is from that was dropped or truncated, and why."""
 
     def told(self, columns: Columns) -> None:
         """Of the columns of one more file."""
         if columns.said not in self.columns:
             self.columns.append(columns.said)
 
+    @property
+    def what(self) -> str:
+        """Their columns."""
+        return f"examples of {' and '.join(self.columns)}"
+
     def lines(self, pad_is_eos: bool) -> list[str]:
         """As a person reads it before the first step."""
-        lines = [
-            f"{self.source}: {self.examples:,} examples of {' and '.join(self.columns)}",
-            f"  {self.kept:,} kept in {self.rows:,} rows, {self.held:,} held out, "
-            f"{self.truncated:,} truncated, {self.dropped.total():,} dropped"
-            + "".join(f"; {why}: {count:,}" for why, count in self.dropped.items()),
-        ]
+        lines = super().lines(pad_is_eos)
         if self.labels:
             most = self.labels.most_common(TOLD)
             counts = ", ".join(f"{name} {count:,}" for name, count in most)
@@ -67,12 +57,6 @@ class LabelAudit:
         if self.without:
             lines.append(f"  {self.without:,} words have no token of their own: not learned")
         return lines
-
-    def summary(self) -> dict[str, Any]:
-        """The counts, for a file."""
-        found = asdict(self)
-        del found["lost"]
-        return {**found, "dropped": dict(self.dropped), "labels": dict(self.labels)}
 
 
 def opener(
@@ -109,10 +93,7 @@ def opener(
         rows = (_rows(split, wanted, how, reads, length, tokenizer.pad) for split in splits)
         train, kept = rows
         audit.rows = train.count
-        if not train.count:
-            why = ", ".join(f"{count} {why}" for why, count in audit.dropped.items())
-            wrong = f"nothing is left to learn from: {why or '0 examples'}"
-            raise DataError(source.path, wrong)
+        audit.check()
         return Opened(train, kept, {"documents": audit.examples}, audit)
 
     return opened
@@ -128,20 +109,10 @@ def _fitted(
         if one.words
         else fit(tokenizer, one.text, one.pair, **limits)
     )
-    if fitted.over:
-        long = length + fitted.over
-        if how.overlong == "error":
-            what = f"{long} tokens are more than length={length}; use length={long}, or"
-            advice = "examples.overlong=truncate-right, truncate-left or drop"
-            raise DataError(one.where, f"{what} {advice}")
-        audit.lost.append({"where": one.where, "tokens": str(long), "why": how.overlong})
-        if how.overlong == "drop":
-            audit.dropped["too long"] += 1
-            return None
-        audit.truncated += 1
+    if fitted.over and not audit.cut(one.where, length + fitted.over, length, how.overlong):
+        return None
     if one.words and max(fitted.firsts) < 0:
-        audit.dropped["no word with a token"] += 1
-        audit.lost.append({"where": one.where, "why": "no word with a token"})
+        audit.drop(one.where, "no word with a token")
         return None
     return fitted
 

@@ -5,7 +5,7 @@ target once. Documents in one window are segments that do not see each other.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -49,21 +49,6 @@ class Rows(Protocol):
         drawn [B] int64: the number of each in all that is ever drawn, so that another pass has
         other noise.
         """
-        ...
-
-
-class Account(Protocol):
-    """What became of the examples of one source."""
-
-    lost: list[dict[str, str]]
-    """Where each is from that was dropped or truncated, and why."""
-
-    def lines(self, pad_is_eos: bool) -> list[str]:
-        """As a person reads it before the first step."""
-        ...
-
-    def summary(self) -> dict[str, Any]:
-        """The counts, for a file."""
         ...
 
 

@@ -14,7 +14,7 @@ from jaxlm.data import bins
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.packing import Batch
 from jaxlm.data.pipeline import Opened, Opener
-from jaxlm.data.seq2seq import Audit, Example, How, read_examples
+from jaxlm.data.seq2seq import Example, How, Seq2seqAudit, read_examples
 from jaxlm.data.sides import START, Beside
 from jaxlm.data.sources import Source
 from jaxlm.data.spans import Pair, Sizes
@@ -120,10 +120,12 @@ class Fitting(NamedTuple):
 
     def pair(self, example: Example) -> Pair | None:
         """The ids of one example. Raises DataError where it does not fit and must."""
-        ((_, pair),) = self.pairs([example], Audit(""))
+        ((_, pair),) = self.pairs([example], Seq2seqAudit(""))
         return pair
 
-    def pairs(self, examples: list[Example], audit: Audit) -> Iterator[tuple[Example, Pair | None]]:
+    def pairs(
+        self, examples: list[Example], audit: Seq2seqAudit
+    ) -> Iterator[tuple[Example, Pair | None]]:
         """Each example that has a target, with its ids, None for one that is dropped."""
         every = [said for each in examples for said in (each.source, each.target or "")]
         ids = iter(self.tokenizer.encode_batch(every))
@@ -131,17 +133,16 @@ class Fitting(NamedTuple):
             yield example, self._pair(example, next(ids), next(ids), audit)
 
     def _pair(
-        self, example: Example, source: list[int], target: list[int], audit: Audit
+        self, example: Example, source: list[int], target: list[int], audit: Seq2seqAudit
     ) -> Pair | None:
         read = self._cut(example, "source", source, self.tokenizer.frame, audit)
-        said = self._cut(example, "target", target, self.target_frame, audit)
-        if read is None or said is None:
-            audit.dropped += 1
+        said = read and self._cut(example, "target", target, self.target_frame, audit)
+        if not read or not said:
             return None
         return np.array(read, np.int32), np.array(said, np.int32)
 
     def _cut(
-        self, example: Example, name: str, ids: list[int], frame: Frame, audit: Audit
+        self, example: Example, name: str, ids: list[int], frame: Frame, audit: Seq2seqAudit
     ) -> list[int] | None:
         """One side, framed: what is around it stays when it is cut. None where it is dropped."""
         most, key = self.length, "length"
@@ -152,16 +153,9 @@ class Fitting(NamedTuple):
             raise DataError(example.where, what)
         long, room = len(frame.around(ids)), most - len(frame.around([]))
         if len(ids) > room:
-            if self.overlong == "error":
-                raise DataError(
-                    example.where,
-                    f"a {name} of {long} tokens is longer than {key}={most}; use {key}={long}, or "
-                    "examples.overlong=truncate-right, truncate-left or drop",
-                )
-            audit.lost.append({"where": example.where, name: str(long), "why": self.overlong})
-            if self.overlong == "drop":
+            of = f"{name}: "
+            if not audit.cut(example.where, long, most, self.overlong, key=key, of=of):
                 return None
-            audit.truncated += 1
             ids = ids[:room] if self.overlong == "truncate-right" else ids[-room:]
         return frame.around(ids)
 
@@ -195,7 +189,7 @@ def opener(
     sides = Beside(length, fit.target_length, Frame(), start, tokenizer.pad)
 
     def opened(source: Source, hold_out: float) -> Opened:
-        audit, splits = Audit(source.path), ([], [])
+        audit, splits = Seq2seqAudit(source.path), ([], [])
         read = read_examples(source, how, audit)
         while some := [*itertools.islice(read, AT_ONCE)]:
             for example, pair in fit.pairs(some, audit):
@@ -207,9 +201,8 @@ def opener(
             if say and audit.examples % (10 * AT_ONCE) == 0:
                 say(f"reading {source.path}: {audit.examples:,} pairs")
         train, kept = (_planned(each, sides, packing=rules.packing) for each in splits)
-        if not train.count:
-            what = f"{audit.examples} pairs, {audit.dropped} dropped, {audit.held} held out"
-            raise DataError(source.path, f"nothing is left to learn from: {what}")
+        audit.rows = train.count
+        audit.check()
         _count(train, audit)
         return Opened(train, kept, {"documents": audit.examples}, audit)
 
@@ -230,8 +223,8 @@ def _planned(pairs: list[Pair], sides: Beside, *, packing: bool) -> Paired:
     return Paired(tuple(pairs), tuple(map(tuple, rows)), sides)
 
 
-def _count(train: Paired, audit: Audit) -> None:
+def _count(train: Paired, audit: Seq2seqAudit) -> None:
     source, target, _ = sizes_of(train.pairs)
-    audit.kept, audit.rows = len(train.pairs), train.count
+    audit.kept = len(train.pairs)
     audit.source_tokens, audit.target_tokens = int(source.sum()), int(target.sum())
     audit.longest_source, audit.longest_target = int(source.max()), int(target.max())

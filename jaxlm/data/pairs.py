@@ -14,13 +14,14 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import files
+from jaxlm.data.audit import Audit
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.packing import READ, Batch
 from jaxlm.data.pipeline import Opened, Opener
@@ -62,42 +63,28 @@ class Example(NamedTuple):
 
 
 @dataclass
-class Audit:
+class PairAudit(Audit):
     """What became of the examples of one source."""
 
-    source: str
     columns: str = ""
-    examples: int = 0
-    kept: int = 0
-    held: int = 0
-    truncated: int = 0
-    """Texts."""
-    dropped: int = 0
     tokens: int = 0
     negatives: int = 0
     left_out: int = 0
     """Negatives beyond the most that are used."""
-    lost: list[dict[str, str]] = field(default_factory=list)
-    """Where each text is from that was truncated or dropped with its example."""
+
+    @property
+    def what(self) -> str:
+        """Their columns."""
+        return f"examples of {self.columns}"
 
     def lines(self, pad_is_eos: bool) -> list[str]:
         """As a person reads it before the first step."""
-        lines = [
-            f"{self.source}: {self.examples:,} examples of {self.columns}",
-            f"  {self.kept:,} kept, {self.held:,} held out, {self.dropped:,} dropped, "
-            f"{self.truncated:,} texts truncated; {self.tokens:,} tokens, "
-            f"{self.negatives:,} hard negatives",
-        ]
+        lines = super().lines(pad_is_eos)
+        lines.append(f"  {self.tokens:,} tokens, {self.negatives:,} hard negatives")
         if self.left_out:
             what = "hard negatives are beyond objective.negatives and left out"
             lines.append(f"  {self.left_out:,} {what}")
         return lines
-
-    def summary(self) -> dict[str, Any]:
-        """The counts, for a file."""
-        found = asdict(self)
-        del found["lost"]
-        return found
 
 
 @dataclass(frozen=True)
@@ -174,7 +161,7 @@ def opener(
         raise ConfigError("length", f"{what}; use more")
 
     def opened(source: Source, hold_out: float) -> Opened:
-        audit, splits = Audit(source.path), ([], [])
+        audit, splits = PairAudit(source.path), ([], [])
         read = read_examples(source, how, audit)
         while some := [*itertools.islice(read, AT_ONCE)]:
             for example, ids in zip(some, _tokenized(some, tokenizer), strict=True):
@@ -186,10 +173,8 @@ def opener(
             if say and audit.examples % (10 * AT_ONCE) == 0:
                 say(f"reading {source.path}: {audit.examples:,} examples")
         train, kept = (_rows(each, 2 + how.negatives, length, tokenizer.pad) for each in splits)
-        if not train.count:
-            what = f"{audit.examples} examples, {audit.dropped} dropped, {audit.held} held out"
-            raise DataError(source.path, f"nothing is left to learn from: {what}")
-        audit.kept, audit.tokens = train.count, train.tokens
+        audit.kept, audit.rows, audit.tokens = train.count, train.count, train.tokens
+        audit.check()
         audit.negatives = sum(len(each) - 2 for each in splits[0])
         return Opened(train, kept, {"documents": audit.examples}, audit)
 
@@ -204,9 +189,9 @@ def texts(sources: Iterable[Source], how: How, hold_out: float = 0.0) -> Iterato
                 yield from dict.fromkeys(example.texts)
 
 
-def read_examples(source: Source, how: How, audit: Audit | None = None) -> Iterator[Example]:
+def read_examples(source: Source, how: How, audit: PairAudit | None = None) -> Iterator[Example]:
     """The examples of a source in the order of its files. Raises DataError with file and line."""
-    audit = audit or Audit(source.path)
+    audit = audit or PairAudit(source.path)
     known: Counter[str] = Counter()
     read = signatures if source.path == files.STDLIB else records
     for where, record in itertools.chain.from_iterable(map(read, files_of(source.path))):
@@ -278,24 +263,14 @@ def _fitted(
     tokenizer: Tokenizer,
     policy: str,
     length: int,
-    audit: Audit,
+    audit: PairAudit,
 ) -> list[np.ndarray] | None:
     """The texts framed, each within `length` ids, or None when the example is dropped."""
     room, found = length - len(tokenizer.framed([])), []
     for ids in texts:
         if (long := len(ids)) > room:
-            if policy == "error":
-                most = long + length - room
-                raise DataError(
-                    example.where,
-                    f"a text of {most} tokens is longer than length={length}; use length={most}, "
-                    "or examples.overlong=truncate-right, truncate-left or drop",
-                )
-            audit.lost.append({"where": example.where, "tokens": str(long), "why": policy})
-            if policy == "drop":
-                audit.dropped += 1
+            if not audit.cut(example.where, long + length - room, length, policy):
                 return None
-            audit.truncated += 1
             ids = ids[:room] if policy == "truncate-right" else ids[-room:]
         if not (framed := tokenizer.framed(ids)):
             what = "a text has no token; write one, or leave the record out"

@@ -16,10 +16,11 @@ import numpy as np
 
 from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import sources
+from jaxlm.data.audit import Audit
 from jaxlm.data.cache import Cached, Say, Tokens, held_out, tokenized
 from jaxlm.data.examples import How, open_examples
 from jaxlm.data.order import Mixture, shuffled
-from jaxlm.data.packing import Account, Batch, Rows
+from jaxlm.data.packing import Batch, Rows
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ class Dataset:
     pad: int
     seed: int | None
     counts: dict[str, int] = field(default_factory=dict)
-    audits: tuple[Account, ...] = ()
+    audits: tuple[Audit, ...] = ()
     replay: float = 0.0
 
     def replaying(self, rows: Rows, share: float) -> "Dataset":
@@ -203,7 +204,7 @@ class Opened(NamedTuple):
     held: Rows
     counts: dict[str, int]
     """What was counted on the way."""
-    audit: Account | None = None
+    audit: Audit | None = None
     """What became of its examples, where it has examples."""
 
 

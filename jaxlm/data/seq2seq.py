@@ -17,11 +17,12 @@ question [context]              answer
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from jaxlm.core.errors import DataError
 from jaxlm.data import files
+from jaxlm.data.audit import Audit
 from jaxlm.data.cache import held_out
 from jaxlm.data.records import files_of, records, text
 from jaxlm.data.signatures import signatures
@@ -72,41 +73,28 @@ class Example(NamedTuple):
 
 
 @dataclass
-class Audit:
+class Seq2seqAudit(Audit):
     """What became of the pairs of one source of data."""
 
-    source: str
     columns: str = ""
-    examples: int = 0
-    kept: int = 0
-    rows: int = 0
-    held: int = 0
-    truncated: int = 0
-    """Texts."""
-    dropped: int = 0
     source_tokens: int = 0
     target_tokens: int = 0
     longest_source: int = 0
     longest_target: int = 0
-    lost: list[dict[str, str]] = field(default_factory=list)
-    """Where each text is from that was truncated, or dropped with its pair."""
+
+    @property
+    def what(self) -> str:
+        """Their columns."""
+        return f"pairs of {self.columns}"
 
     def lines(self, pad_is_eos: bool) -> list[str]:
         """As a person reads it before the first step."""
         return [
-            f"{self.source}: {self.examples:,} pairs of {self.columns}",
-            f"  {self.kept:,} kept in {self.rows:,} rows, {self.held:,} held out, "
-            f"{self.truncated:,} texts truncated, {self.dropped:,} dropped",
+            *super().lines(pad_is_eos),
             f"  {self.source_tokens:,} tokens of sources, the longest {self.longest_source:,}; "
             f"{self.target_tokens:,} of targets, which are learned, the longest "
             f"{self.longest_target:,}",
         ]
-
-    def summary(self) -> dict[str, Any]:
-        """The counts, for a file."""
-        found = asdict(self)
-        del found["lost"]
-        return found
 
 
 def texts(sources: Iterable[Source], how: How, hold_out: float = 0.0) -> Iterator[str]:
@@ -117,9 +105,9 @@ def texts(sources: Iterable[Source], how: How, hold_out: float = 0.0) -> Iterato
                 yield from (example.source, example.target or "")
 
 
-def read_examples(source: Source, how: How, audit: Audit | None = None) -> Iterator[Example]:
+def read_examples(source: Source, how: How, audit: Seq2seqAudit | None = None) -> Iterator[Example]:
     """The pairs of a source in the order of its files. Raises DataError with file and line."""
-    audit, known = audit or Audit(source.path), Counter[str]()
+    audit, known = audit or Seq2seqAudit(source.path), Counter[str]()
     read = signatures if source.path == files.STDLIB else records
     for where, record in itertools.chain.from_iterable(map(read, files_of(source.path))):
         example, columns = pair_of(record, how, where)
