@@ -1,6 +1,7 @@
 """The keys of each objective: what is learned."""
 
-from typing import Annotated, Literal
+from collections import Counter
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -15,8 +16,11 @@ from jaxlm.config.values import (
     Whole,
     many,
 )
+from jaxlm.core.errors import ConfigError
 from jaxlm.core.section import Section
 
+MOST_LABELS = 2000
+"""More are a column of something else; reports have a table of all of them by all."""
 Names = Annotated[
     tuple[str, ...], BeforeValidator(many, json_schema_input_type=str | tuple[str, ...])
 ]
@@ -226,13 +230,29 @@ class Labels(Section):
 
     @model_validator(mode="after")
     def _each_once(self) -> "Labels":
-        names, weights = vars(self)["labels"], vars(self)["class_weights"]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"labels names {twice[0]} twice; name each label once")
-        if names and isinstance(weights, tuple) and len(weights) != len(names):
-            what = f"class_weights has {len(weights)} numbers for {len(names)} labels"
-            raise ValueError(f"{what}; give one for each, or balanced")
+        f = vars(self)
+        if wrong := _wrong_labels(f["labels"], f["class_weights"]):
+            raise ValueError(wrong)
         return self
+
+    def labeled(self, names: tuple[str, ...]) -> Self:
+        """With these labels. Raises ConfigError for too many, and for weights of another number."""
+        if wrong := _wrong_labels(names, self.class_weights):
+            raise ConfigError("objective", wrong)
+        return self.model_copy(update={"labels": names})
+
+
+def _wrong_labels(names: tuple[str, ...], weights: Any) -> str:
+    """What is wrong with labels of these names and class_weights, if anything is."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        return f"labels names {twice[0]} twice; name each label once"
+    if len(names) > MOST_LABELS:
+        most = f"labels has {len(names):,} names, and at most {MOST_LABELS:,} can be told apart"
+        return f"{most}; is objective.label the column of labels?"
+    if names and isinstance(weights, tuple) and len(weights) != len(names):
+        what = f"class_weights has {len(weights)} numbers for {len(names)} labels"
+        return f"{what}; give one for each, or balanced"
+    return ""
 
 
 class Classification(Labels):

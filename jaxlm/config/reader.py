@@ -20,7 +20,7 @@ from jaxlm.core.errors import ConfigError
 Route = tuple[str | int, ...]
 """The keys and list positions that lead to a value."""
 
-MOST_BYTES = 100_000
+MOST_BYTES = 1_000_000
 MOST_VALUES = 10_000
 """More values than any run has: past this, aliases are being multiplied."""
 

@@ -106,9 +106,10 @@ def _keep_memory() -> None:
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for parameter, value in _KEPT.values() if mallopt else ():
-        mallopt(parameter, value)
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    for parameter, value in _KEPT.values():
+        libc.mallopt(parameter, value)
 
 
 def use_compile_cache() -> Path | None:

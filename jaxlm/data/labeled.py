@@ -29,8 +29,8 @@ class Labeled(NamedTuple):
 
     @property
     def said(self) -> str:
-        """What it says, to be hashed."""
-        return json.dumps(self[1:])
+        """What it says, to be hashed: the same text with another label is held out with it."""
+        return json.dumps([self.text, self.pair, self.words])
 
 
 def read(

@@ -18,7 +18,7 @@ from jaxlm.data.labeled import Labeled, read
 from jaxlm.data.labels import LabelSet
 from jaxlm.data.pipeline import Opened, Opener
 from jaxlm.data.sources import Source
-from jaxlm.text.fitting import Fitted, fit, fit_words
+from jaxlm.text.fitting import Fitted, check_room, fit, fit_words
 from jaxlm.text.tokenizer import Tokenizer
 
 TOLD = 20
@@ -69,8 +69,9 @@ def opener(
     say: Say | None = None,
 ) -> Opener:
     """Opens sources of labeled texts. Raises DataError with file and line for what cannot be
-    learned from, and when nothing is left.
+    learned from, and when nothing is left, ConfigError where no text fits.
     """
+    check_room(tokenizer, length)
 
     def opened(source: Source, hold_out: float) -> Opened:
         audit, splits = LabelAudit(source.path), ([], [])
@@ -103,6 +104,8 @@ def _fitted(
     one: Labeled, tokenizer: Tokenizer, how: How, length: int, audit: LabelAudit
 ) -> Fitted | None:
     """The text within `length` ids, or None when it is dropped."""
+    if one.pair is not None:
+        check_room(tokenizer, length, 2)
     limits: Any = {"length": length, "overlong": how.overlong, "where": one.where}
     fitted = (
         fit_words(tokenizer, one.words, **limits)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxlm.core.errors import ConfigError, DataError
+from jaxlm.core.errors import DataError
 from jaxlm.data import files
 from jaxlm.data.audit import Audit
 from jaxlm.data.cache import Say, held_out
@@ -28,6 +28,7 @@ from jaxlm.data.pipeline import Opened, Opener
 from jaxlm.data.records import files_of, records, text
 from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
+from jaxlm.text.fitting import check_room
 from jaxlm.text.tokenizer import Tokenizer
 
 ANCHORS = ("anchor", "query", "question", "prompt", "instruction")
@@ -71,6 +72,8 @@ class PairAudit(Audit):
     negatives: int = 0
     left_out: int = 0
     """Negatives beyond the most that are used."""
+    alone: int = 0
+    """Examples whose positive is the anchor itself."""
 
     @property
     def what(self) -> str:
@@ -156,9 +159,7 @@ def opener(
     What is held out is so by a hash of its anchor. Raises DataError with file and line, ConfigError
     where no text fits.
     """
-    if length <= (around := len(tokenizer.framed([]))):
-        what = f"{length} tokens have no room for a text in the tokenizer's {around} around it"
-        raise ConfigError("length", f"{what}; use more")
+    check_room(tokenizer, length)
 
     def opened(source: Source, hold_out: float) -> Opened:
         audit, splits = PairAudit(source.path), ([], [])
@@ -201,6 +202,7 @@ def read_examples(source: Source, how: How, audit: PairAudit | None = None) -> I
         known[", ".join(dict.fromkeys(columns))] += 1
         audit.columns = " and ".join(known)
         audit.examples += 1
+        audit.alone += columns[0] == columns[1]
         audit.left_out += max(0, len(against) - how.negatives)
         yield Example(where, (*said, *against[: how.negatives]))
 

@@ -134,7 +134,8 @@ def sequential_split(n: int, rng: np.random.Generator, rate: float = 0.25) -> in
     """Length of the prefix of a text of n >= 2 tokens whose target is `rate` of it in the mean,
     its length uniform (S-denoising, Tay et al. 2022, section 3.1.2).
     """
-    return n - int(rng.integers(1, int(_longest_end(np.int64(n), rate)) + 1))
+    most = int(_longest_end(np.int64(n), rate))
+    return n - int(rng.integers(max(1, round(2 * rate * n) - most), most + 1))
 
 
 def check_sentinels(sentinels: Sequence[int], spans: int) -> None:

@@ -1,5 +1,6 @@
 """What a model's head is for, in the words of transformers: its class and its labels."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,6 +57,8 @@ def read_labels(config: Config, default: int = 2) -> Fields:
     names = config.any("id2label")
     if names is not None and not (isinstance(names, dict) and names):
         raise config.error("id2label", "is not an object of names by id")
+    if twice := [name for name, n in Counter(map(str, (names or {}).values())).items() if n > 1]:
+        raise config.error("id2label", f"names {twice[0]} twice; name each label once")
     count = len(names) if names else config.get("num_labels", default)
     if count < 1:
         raise config.error("num_labels", "is not a number of labels")
@@ -68,9 +71,24 @@ def named(values: Mapping[str, Any], spec: ModelSpec) -> Labels:
     """
     given, count = values.get("id2label"), spec.head.labels
     given = given if isinstance(given, dict) else {}
-    names = tuple(str(given.get(str(i), f"LABEL_{i}")) for i in range(count))
+    names = tuple(str(given.get(str(i), name)) for i, name in enumerate(_unnamed(count)))
     problems = {theirs: ours for ours, theirs in PROBLEMS.items()}
     return Labels(names, problems.get(str(values.get("problem_type")), ""))
+
+
+def agree(one: Labels, other: Labels) -> bool:
+    """Whether scores mean the same: labels that nobody named may be any, as the numbers of a
+    regression may, and so may a problem that nobody named.
+    """
+    given = [each for each in (one, other) if each.names != _unnamed(len(each.names))]
+    problems = {each.problem for each in given} - {""}
+    alike = problems == {"regression"} or len({each.names for each in given}) < 2
+    return alike and len(problems) < 2
+
+
+def _unnamed(count: int) -> tuple[str, ...]:
+    """What transformers calls labels by itself."""
+    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def write_labels(labels: Labels) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from jaxlm.families import names
 from jaxlm.families.family import Family
 from jaxlm.families.heads import Labels, named, write_labels
 from jaxlm.families.names import Piece
+from jaxlm.hub.pooling import write_pooling
 from jaxlm.hub.shards import Lazy, write_tensors
 from jaxlm.hub.tensors import set_cast
 from jaxlm.models.spec import ModelSpec
@@ -47,16 +48,17 @@ def save(
     config: Mapping[str, Any] | None = None,
     generation: Mapping[str, Any] | None = None,
     labels: Labels | None = None,
+    pool: str | None = None,
     card: str = "",
 ) -> Family:
     """Write config.json, generation_config.json, weights, tokenizer and README.md into `out`.
 
     dtype: of the weights; their own by default. config: the config.json that the model came with,
     whose family and other keys stay. generation: the generation_config.json that it came with,
-    whose keys but ids stay. labels: a classifier's; None leaves those of `config`. card: the text
-    of README.md. Raises ConfigError when `out` exists or the type is none of DTYPES,
-    CheckpointError when no family has this architecture or a number is beyond the type,
-    StorageError when the disk is full.
+    whose keys but ids stay. labels: a classifier's; None leaves those of `config`. pool: how it
+    embeds texts, if it does. card: the text of README.md. Raises ConfigError when `out` exists or
+    the type is none of DTYPES, CheckpointError when no family has this architecture or a number is
+    beyond the type, StorageError when the disk is full.
     """
     check_dtype(dtype)
     family = families.find(config) if config else families.fitting(spec)
@@ -69,6 +71,8 @@ def save(
         _write(folder / "config.json", made)
         _write(folder / "generation_config.json", _generation(generation, tokenizer, spec))
         tokenizer.save(folder)
+        if pool:
+            write_pooling(folder, pool, spec.embed)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_tensors(folder, tensors, max_shard_bytes=max_shard_bytes)
     return family

@@ -64,13 +64,21 @@ def batch_of(
         raise DataError("source", "is missing: it is what an encoder-decoder's tokens continue")
     if source is None:  # a classifier reads the text twice
         source, source_mask = rows, mask
-        rows = np.insert(rows, 0, spec.encoder.start, axis=1)[:, :-1]
+        rows = _shifted(rows, spec.encoder.start, mask)
     read = _checked(spec, _rows(source), source_mask)
     if read["tokens"].shape[0] != len(rows):
         have = f"{read['tokens'].shape[0]} rows for {len(rows)} of tokens"
         raise DataError("source", f"has {have}; give one for each")
     names = {"tokens": "source", "positions": "source_positions", "segments": "source_segments"}
     return _checked(spec, rows, mask) | {names[name]: array for name, array in read.items()}
+
+
+def _shifted(rows: np.ndarray, start: int, mask: Any) -> np.ndarray:
+    """Rows [B, L] one place on, after `start`, which is where the first real token was."""
+    moved = np.insert(rows, 0, start, axis=1)[:, :-1]
+    if mask is not None:
+        moved[np.arange(len(rows)), np.argmax(np.asarray(mask) != 0, axis=1)] = start
+    return moved
 
 
 def _checked_types(spec: ModelSpec, types: Any, rows: np.ndarray) -> np.ndarray:

@@ -17,34 +17,6 @@ from jaxlm.models.transformer import Batch, Forward
 from jaxlm.text.fitting import check_fits, check_overlong, cut
 from jaxlm.text.tokenizer import Tokenizer
 
-POOLING = "1_Pooling/config.json"
-"""Where sentence-transformers says how a model's states are pooled."""
-MODES = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "first",
-    "pooling_mode_lasttoken": "last",
-}
-"""Its words for that."""
-
-
-def pooling_of(folder: Path) -> str | None:
-    """How sentence-transformers pools a model's states, if a Hugging Face folder says so.
-
-    Raises DataError for a way that there is not here.
-    """
-    where = folder / POOLING
-    if not where.is_file():
-        return None
-    try:
-        said = json.loads(where.read_bytes())
-        chosen = [key for key in said if key.startswith("pooling_mode_") and said[key] is True]
-    except (ValueError, TypeError):
-        raise DataError(str(where), "is not a JSON object; download it again") from None
-    if len(chosen) == 1 and chosen[0] in MODES:
-        return MODES[chosen[0]]
-    asked = " and ".join(chosen) or "nothing"
-    raise DataError(str(where), f"asks for {asked}; pooled here is by {', '.join(MODES)} alone")
-
 
 def embedder(forward: Forward) -> Callable[..., Array]:
     """(parameters, batch with a text a row, how) -> float32 [B, D], each of length 1; compiled."""

@@ -33,6 +33,7 @@ def export(source: str, out: str, *, dtype: str | None, max_shard_bytes: int) ->
         config=model.config,
         generation=model.generation,
         labels=model.labels,
+        pool=model.pool,
         card=card(Path(source), model),
     )
 

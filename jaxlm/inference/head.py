@@ -7,12 +7,14 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxlm import families
+from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Params
+from jaxlm.families.heads import agree
 from jaxlm.hub import load as folders
-from jaxlm.inference.origin import Origin
+from jaxlm.inference.origin import Origin, labels_of
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import init_head
 
@@ -38,10 +40,16 @@ def replaced(
     return tree.unflatten(body | made)
 
 
-def new(was: Origin, spec: ModelSpec, leaves: Mapping[str, Any]) -> list[str]:
-    """Those among `leaves`, arrays or shapes of `spec` by name, that its head has new."""
-    if was.spec.head == spec.head:
+def same(was: Origin, config: RunConfig) -> bool:
+    """Whether a run keeps the head of what it starts from: one like it, of the same labels."""
+    return was.spec.head == config.model.head and agree(was.labels, labels_of(config))
+
+
+def new(was: Origin, config: RunConfig, leaves: Mapping[str, Any]) -> list[str]:
+    """Those among `leaves`, arrays or shapes of a run by name, that its head has new."""
+    if same(was, config):
         return []
+    spec = config.model
     own = {name: leaf for name, leaf in leaves.items() if name.startswith("head/")}
     known = folders.held(was.folder, spec, _wanted(own)) if was.folder else shared(was, spec, own)
     return [name for name in own if name not in known]

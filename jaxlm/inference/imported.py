@@ -21,6 +21,7 @@ from jaxlm.core.tree import Params
 from jaxlm.hub import load as folders
 from jaxlm.hub.fetch import local, pinned
 from jaxlm.hub.load import Folder
+from jaxlm.hub.pooling import FILES as POOLED
 from jaxlm.hub.save import check_dtype, whole
 from jaxlm.models.transformer import param_shapes
 from jaxlm.text import tokenizer as tokenizers
@@ -78,8 +79,9 @@ def keep(init: str, run: str | Path) -> None:
 def _copy(source: Path, out: Path) -> None:
     """What a model came with besides weights and tokenizer."""
     (out / KEPT).mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", GENERATION):
+    for name in ("config.json", GENERATION, *POOLED):
         if (source / name).is_file():
+            (out / KEPT / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, out / KEPT / name)
 
 

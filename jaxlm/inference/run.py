@@ -19,7 +19,7 @@ from jaxlm.checkpoint import inspect
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.checkpoint.digest import Slices, digests
 from jaxlm.checkpoint.manifest import chain
-from jaxlm.config.objectives import HEADLESS
+from jaxlm.config.objectives import HEADLESS, Contrastive
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import parts, tree
 from jaxlm.core.errors import CheckpointError
@@ -27,12 +27,13 @@ from jaxlm.core.mesh import Layout
 from jaxlm.core.tree import Mask, Params
 from jaxlm.families.heads import Labels, named
 from jaxlm.hub import load as folders
+from jaxlm.hub.pooling import pooling_of
 from jaxlm.inference import head, imported, vocabulary
-from jaxlm.inference.embed import pooling_of
 from jaxlm.inference.frozen import Store, typed
 from jaxlm.inference.origin import Run, labels_of, open_run, origin
 from jaxlm.models import depth, lora, quantize, rows
 from jaxlm.models.axes import AXES
+from jaxlm.models.embedding import pooling
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import param_shapes
 from jaxlm.text import tokenizer as tokenizers
@@ -95,12 +96,15 @@ def read(path: str | Path, layout: Layout, warn: Callable[[str], None] = to_stde
         params = imported.load_imported(path, folder, layout, warn)
         tokenizer = tokenizers.load(Path(path) / "tokenizer")
         folders.check_tokenizer(folder, tokenizer)
-        return _opened(folder, params, tokenizer)
+        return _opened(folder, params, tokenizer, pooling_of(imported.kept(path).parent))
     run = open_run(path)
     _, params = load_params(run, layout, warn=warn)
     came = imported.open_imported(path) if imported.kept(path).is_file() else None
     config, generation = (came.config, came.generation) if came else (None, {})
-    pool = getattr(run.config.objective, "pool", None)
+    if isinstance(run.config.objective, Contrastive):
+        pool = pooling(run.config.objective.pool, run.spec)
+    else:
+        pool = pooling_of(imported.kept(path).parent)
     kind, labels = run.config.compute_dtype, labels_of(run.config)
     given = params, run.spec, run.tokenizer, kind, config, generation, labels
     return Opened(*given, pool)
@@ -282,7 +286,7 @@ def base_params(
         raise CheckpointError(
             folder, f"is not the base that was trained on: {found['digest']}, not {named['digest']}"
         )
-    if (was := origin(folder)).spec.head != config.model.head:
+    if not head.same(was := origin(folder), config):
         key = jax.random.key(config.seed)
         params = head.replaced(params, was, config.model, layout, dtype, key)
     if old := rows_before(config):

@@ -28,7 +28,8 @@ def calibrated(confidence: Array, right: Array, weights: Array) -> dict[str, Arr
     place = jnp.clip(jnp.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(jnp.int32)
     inside = jax.nn.one_hot(place.reshape(-1), BINS) * jnp.sign(weights).reshape(-1, 1)
     values = jnp.stack([jnp.ones_like(confidence), confidence, right.astype(jnp.float32)], -1)
-    return {"calibration": inside.T @ values.reshape(-1, 3)}
+    exact = jax.lax.Precision.HIGHEST  # else confidences are rounded to 16 bits on accelerators
+    return {"calibration": jnp.matmul(inside.T, values.reshape(-1, 3), precision=exact)}
 
 
 def matched(true: Array, found: Array, weights: Array) -> dict[str, Array]:

@@ -78,6 +78,14 @@ def check_overlong(overlong: str) -> None:
         raise ConfigError("overlong", f"{overlong!r} is none of {', '.join(OVERLONG)}; write one")
 
 
+def check_room(tokenizer: Tokenizer, length: int, texts: int = 1) -> None:
+    """Raise ConfigError where `length` ids have no room for texts beside what goes around them."""
+    around = len(tokenizer.joined(*([] for _ in range(texts)))[0])
+    if length < around + texts:
+        what = f"{length} tokens have no room for {'a text' if texts == 1 else 'two texts'} in the"
+        raise ConfigError("length", f"{what} tokenizer's {around} around; use more")
+
+
 def check_fits(over: int, length: int, overlong: str, where: str) -> None:
     """Raise DataError for a text that is `over` ids longer than a model's positions, but where it
     is cut.

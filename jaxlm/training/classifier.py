@@ -15,19 +15,20 @@ KINDS = {"classification": SEQUENCE, "token_classification": TOKENS}
 
 
 def labeled(config: RunConfig, was: Origin) -> RunConfig:
-    """The configuration with the names of the labels that `init` has, unless it has its own."""
+    """The configuration with the labels and the problem that `init` has, unless it has its own."""
     given = config.objective
     if given.type not in KINDS or given.labels or head_of(was.spec) != KINDS[given.type]:
         return config
-    named = given.model_copy(update={"labels": was.labels.names})
-    return config.model_copy(update={"objective": named})
+    if was.labels.problem and "problem" not in given.model_fields_set:
+        given = given.model_copy(update={"problem": was.labels.problem})
+    return config.model_copy(update={"objective": given.labeled(was.labels.names)})
 
 
 def headed(config: RunConfig) -> RunConfig:
     """The configuration of a run whose labels are known, with the head that scores them.
 
-    Of a run from scratch what `model.head` says stays; with `init` its own head, if it scores as
-    many labels in the same way. Beside adapters a new head is trained whole. Raises ConfigError for
+    Of a run from scratch what `model.head` says stays; with `init` its own head, if it scores the
+    same labels. Beside adapters a new head is trained whole. Raises ConfigError for
     a model that has no such head, and for a `model.head` that scores something else.
     """
     kind, count = KINDS.get(config.objective.type), len(getattr(config.objective, "labels", ()))
@@ -43,7 +44,7 @@ def headed(config: RunConfig) -> RunConfig:
         raise ConfigError("model.head", f"comes from init={config.init}; leave it out")
     config = config.model_copy(update={"model": spec})
     its = config.lora
-    if spec.head == was.spec.head or not its.rank or "head" in its.save:
+    if head.same(was, config) or not its.rank or "head" in its.save:
         return config
     return config.model_copy(update={"lora": its.model_copy(update={"save": (*its.save, "head")})})
 
@@ -67,7 +68,7 @@ def new_leaves(config: RunConfig, params: Params) -> list[str]:
     """The leaves of the head that `init` lacks: they begin at random."""
     if not config.init:
         return []
-    return head.new(origin(config.init), config.model, tree.flatten(params))
+    return head.new(origin(config.init), config, tree.flatten(params))
 
 
 def check_trained(config: RunConfig, params: Params, mask: Mask) -> None:

@@ -16,8 +16,7 @@ def counted(config: RunConfig) -> RunConfig:
     if not isinstance(chosen, Labels):
         return config
     if not chosen.labels:
-        names = labeled.names(data.train, chosen)
-        chosen = chosen.model_copy(update={"labels": names})
+        chosen = chosen.labeled(labeled.names(data.train, chosen))
     if chosen.class_weights == "balanced":
         share = data.validation if isinstance(data.validation, float) else 0.0
         found = labeled.count(data.train, chosen, share)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxlm.config.objectives import Contrastive, Denoising, Labels, Mlm, Seq2seq
 from jaxlm.config.schema import RunConfig
+from jaxlm.core.errors import ConfigError
 from jaxlm.data import examples, labeled, labeling, paired, pairs, pipeline, seq2seq
 from jaxlm.data.cache import Tokens
 from jaxlm.data.classified import Reads
@@ -15,6 +16,7 @@ from jaxlm.data.corrupted import corrupted
 from jaxlm.data.labeling import LabelAudit
 from jaxlm.data.masked import check_mask, masked
 from jaxlm.data.packing import Rows, Windows
+from jaxlm.data.pairs import PairAudit
 from jaxlm.data.pipeline import Dataset, Opener
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.training.corruption import corruption
@@ -82,6 +84,7 @@ def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Da
     )
     if isinstance(config.objective, Labels):
         _check_labels(config.objective, train)
+    _check_noise(config, train)
     if data.replay is None:
         return train, held
     share, rows = data.replay.weight or 0.0, documents(config, tokenizer, say)(data.replay, 0.0)
@@ -95,6 +98,14 @@ def _check_labels(wanted: Wanted, train: Dataset) -> None:
     for audit in train.audits:
         counted.update(audit.labels if isinstance(audit, LabelAudit) else {})
     labeled.check_classes(counted, wanted, "data.train")
+
+
+def _check_noise(config: RunConfig, train: Dataset) -> None:
+    """Raise ConfigError where texts are their own positives and nothing tells the two apart."""
+    alone = any(isinstance(a, PairAudit) and a.alone == a.examples for a in train.audits)
+    if alone and not (config.model.dropout or (config.lora.rank and config.lora.dropout)):
+        what = "0 makes a text and its positive, which is itself, one vector: nothing is learned"
+        raise ConfigError("model.dropout", f"{what}; use 0.1, or name two columns of texts")
 
 
 def read_validation(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Dataset | None:

@@ -7,7 +7,7 @@ import pytest
 
 from jaxlm.config.objectives import Classification, TokenClassification
 from jaxlm.config.schema import Examples, Source
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data.classified import Reads
 from jaxlm.data.labeling import opener
 from jaxlm.data.pipeline import open_data
@@ -132,6 +132,20 @@ def test_a_text_that_is_too_long_is_refused_or_cut_or_dropped_and_told(opened):
     assert any("too long: 1" in line for line in left.lines(False))
     with pytest.raises(DataError, match="nothing is left to learn from: 1 too long"):
         opened(rows[:1], overlong="drop")
+
+
+@pytest.mark.parametrize(("length", "pair"), [(2, None), (5, "dog")])
+def test_a_length_without_room_for_a_text_is_refused(opened, length, pair):
+    row = {"text": "dog", "label": "no"} | ({"pair": pair} if pair else {})
+    with pytest.raises(ConfigError, match=f"^length: {length} tokens have no room for .* use more"):
+        opened([row], length=length, overlong="truncate-right")
+
+
+def test_a_text_is_held_out_with_every_label_that_it_has(opened):
+    rows = [{"text": f"fox {n // 2}", "label": LABELS[n % 2]} for n in range(100)]
+    found = opened(rows, hold_out=0.5)
+    sides = [{tuple(ids) for ids, _ in texts_of(every(side))} for side in (found.train, found.held)]
+    assert all(sides) and not sides[0] & sides[1]
 
 
 def test_what_is_held_out_is_so_by_what_it_says(opened):

@@ -141,6 +141,20 @@ def test_the_seven_denoisers_are_as_likely_and_have_the_papers_shares():
     assert np.mean(shares["S"]) == pytest.approx(0.25, abs=4 * error)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.75, 0.9])
+def test_the_end_is_its_share_in_the_mean(rate):
+    ends = [40 - spans.sequential_split(40, np.random.default_rng(i), rate) for i in range(2000)]
+    assert np.mean(ends) == pytest.approx(40 * rate, abs=4 * np.std(ends) / np.sqrt(2000) + 0.5)
+    assert min(ends) >= 1 and max(ends) < 40
+    assert (
+        max(ends)
+        == spans.denoised_sizes(
+            np.array([40]), [spans.Denoiser("S", rate, 3.0)], modes=False
+        ).target[0]
+        - 1
+    )
+
+
 def test_prefixes_are_uniform():
     n, rows = 9, 4000
     counts = Counter(spans.prefixed(text(n), generator(seed))[0].size for seed in range(rows))

@@ -1,6 +1,7 @@
 """Texts as vectors: whatever they are batched with, from files and into files, or one line."""
 
 import json
+import shutil
 
 import hubs
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 import jaxlm
 from jaxlm import cli
 from jaxlm.core import errors
+from jaxlm.hub.pooling import write_pooling
 from jaxlm.inference import embed
+from jaxlm.inference.export import export
+from jaxlm.inference.imported import import_folder
 
 TEXTS = ["def main(argument):", "return", "word", "for word in argument: return " * 4]
 
@@ -53,6 +57,21 @@ def test_what_is_longer_than_the_model_is_refused_or_cut(models):
         model.embed([model.tokenizer.decode(ids)]),
         atol=1e-5,
     )
+
+
+def test_how_texts_are_pooled_leaves_with_the_model_and_comes_back(folders, tmp_path):
+    shutil.copytree(folders["bert"], tmp_path / "first")
+    write_pooling(tmp_path / "first", "first", 32)
+    want = jaxlm.load(folders["bert"]).embed(TEXTS, "first")
+    import_folder(f"{tmp_path}/first", f"{tmp_path}/in", dtype=None, warn=print)
+    export(f"{tmp_path}/in", f"{tmp_path}/out", dtype=None, max_shard_bytes=10**9)
+    for name in ("first", "in", "out"):
+        np.testing.assert_allclose(jaxlm.load(tmp_path / name).embed(TEXTS), want, atol=1e-5)
+    modules = json.loads((tmp_path / "out" / "modules.json").read_text())
+    modules.append({"idx": 3, "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    (tmp_path / "out" / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(errors.DataError, match="modules.json: has Dense, which changes"):
+        jaxlm.load(tmp_path / "out")
 
 
 def run(capsys, *words):

@@ -72,6 +72,8 @@ def test_a_classifier_of_an_encoder_decoder_reads_the_text_twice(tmp_path):
     assert found.shape == (1, 2) and np.array_equal(found, right)
     padded = model.logits([[*IDS[0], 0, 0]], [[1, 1, 1, 1, 0, 0]])
     np.testing.assert_allclose(padded, found, atol=1e-5)
+    padded = model.logits([[0, 0, *IDS[0]]], [[0, 0, 1, 1, 1, 1]])
+    np.testing.assert_allclose(padded, found, atol=1e-5)
 
 
 def test_a_tokenizer_larger_than_the_model_is_a_bad_checkpoint_for_every_verb(tmp_path):

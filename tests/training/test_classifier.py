@@ -119,16 +119,19 @@ def test_what_is_the_same_in_both_heads_is_taken(tmp_path, name, source):
     assert all(leaf.startswith("head/labels/") for leaf in classifier.new_leaves(config, want))
 
 
-def test_a_head_that_scores_as_many_labels_stays_with_its_names(tmp_path):
+def test_a_head_that_scores_the_same_labels_stays_with_its_names(tmp_path):
     init = str(hubs.write(tmp_path / "folder", "bert sequence"))
     config = begin(tmp_path, "run", init=init, objective={"type": "classification"})
     assert config.objective.labels == ("a", "b", "c")
     had = tree.flatten(jaxlm.load(init).params)
     networks.assert_same(made(config), had)
-    renamed = begin(tmp_path, "other", init=init)
-    assert renamed.objective.labels == ("bad", "good", "odd") and not classifier.new_leaves(
-        renamed, shapes(renamed, renamed.model, networks.layout())
-    )
+    for labels in ("cba", ("bad", "good", "odd")):
+        other = begin(tmp_path, "".join(labels), init=init, objective={**TEXT, "labels": [*labels]})
+        new = classifier.new_leaves(other, shapes(other, other.model, networks.layout()))
+        assert new == ["head/labels/bias", "head/labels/kernel"]
+        assert np.any(made(other)["head/labels/kernel"] != had["head/labels/kernel"])
+    beside = begin(tmp_path, "beside", init=init, lora={"rank": 2})
+    assert beside.lora.save == ("head",)
     words = begin(tmp_path, "words", init=init, objective={**WORDS, "labels": ["a", "b", "c"]})
     assert np.any(made(words)["head/labels/kernel"] != had["head/labels/kernel"])
 

@@ -112,6 +112,15 @@ def test_the_head_takes_no_part(tmp_path):
     assert code == errors.CONFIG and "head" in error.splitlines()[-1]
 
 
+def test_texts_alone_need_noise(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"text": "a cat"}\n{"text": "a dog"}\n' * 40)
+    line = words(tmp_path, "data.validation=null", "evaluate.every=0", "steps=1")
+    code, _, error = processes.run(*line, "model.dropout=0")
+    assert code == errors.CONFIG and "model.dropout: 0 makes a text and its positive" in error
+    code, _, error = processes.run(*line, "model.dropout=0.1")
+    assert code == errors.DONE, error
+
+
 def test_it_is_asked_nothing(tmp_path):
     """Its head is not learned, so that its answers would say nothing."""
     more = f"samples.prompts={tmp_path}/asked.txt"
