@@ -46,7 +46,7 @@ class Step:
     """Filled (ModelSpec.filled)."""
     batch: int
     length: int
-    """Of an encoder-decoder that of the target, and of the source too."""
+    """The most tokens of a text."""
     microbatches: int
     data: int
     """Devices along the mesh's axis `data`."""
@@ -55,6 +55,23 @@ class Step:
     compute_dtype: DTypeLike
     chunk_bytes: int
     """Most bytes of logits that the loss holds at once."""
+    tokens: int | None = None
+    """Columns of a row, of an encoder-decoder those of the target; None is `length`."""
+    source: int | None = None
+    """Columns of an encoder-decoder's source; None is `length`."""
+    scored: int | None = None
+    """Places of a row of which logits are made; None is all."""
+
+    @property
+    def wide(self) -> int:
+        """Columns of a row."""
+        return self.tokens or self.length
+
+    def shorter(self, part: int) -> "Step":
+        """Of texts that are one in `part` as long."""
+        keys = "length", "tokens", "source", "scored"
+        known = {key: number for key in keys if (number := getattr(self, key))}
+        return replace(self, **{key: max(1, number // part) for key, number in known.items()})
 
 
 def estimate(step: Step, params: Any, opt_state: Any, trained: Mask) -> Use:
@@ -72,7 +89,7 @@ def estimate(step: Step, params: Any, opt_state: Any, trained: Mask) -> Use:
         gradients=_bytes(gradients) + extra,
         optimizer=_bytes(opt_state),
         activations=_activations(step),
-        loss=_loss(step) + (_head(step.spec) if trained & _HEAD[step.spec.tied] else 0),
+        loss=_loss(step) + (_head(step.spec) if trained & _head_of(step) else 0),
     )
 
 
@@ -179,8 +196,8 @@ def _quantized(step: Step, use: Use, width: int) -> int:
 
 
 def _shorter(step: Step, use: Use, part: int) -> tuple[str, int]:
-    length = max(1, step.length // part)
-    return f"length={length}", _less(use, replace(step, length=length))
+    shorter = step.shorter(part)
+    return f"length={shorter.length}", _less(use, shorter)
 
 
 def _less(use: Use, other: Step) -> int:
@@ -209,10 +226,11 @@ def _activations(step: Step) -> int:
     spec, itemsize = step.spec, jnp.dtype(step.compute_dtype).itemsize
     pair = spec.structure == "encoder-decoder"
     kept, at_once = _block(step, cross=pair)
-    per_token = spec.layers * kept + at_once
+    row = step.wide * (spec.layers * kept + at_once)
     if pair:  # and the source itself, with its gradient, for all layers of the target
-        per_token += spec.encoder.layers * _block(step, cross=False)[0] + 2 * spec.embed * itemsize
-    return _rows(step) * step.length * per_token
+        kept = spec.encoder.layers * _block(step, cross=False)[0]
+        row += (step.source or step.length) * (kept + 2 * spec.embed * itemsize)
+    return _rows(step) * row
 
 
 def _block(step: Step, *, cross: bool) -> tuple[int, int]:
@@ -232,12 +250,16 @@ def _block(step: Step, *, cross: bool) -> tuple[int, int]:
 def _loss(step: Step) -> int:
     """Three copies of a chunk's logits in float32, and the gradient of the hidden states."""
     spec, rows = step.spec, _rows(step)
-    logits = min(step.chunk_bytes, rows * step.length * spec.vocab * 4)
-    return 3 * logits + rows * step.length * spec.embed * 4
+    scored = step.wide if step.scored is None else step.scored
+    logits = min(step.chunk_bytes, rows * scored * (spec.head.labels or spec.vocab) * 4)
+    return 3 * logits + rows * step.wide * spec.embed * 4
 
 
-_HEAD = {True: frozenset({"embed/embedding"}), False: frozenset({"head/kernel"})}
-"""Whether tied -> the names of what the logits are made of."""
+def _head_of(step: Step) -> Mask:
+    """The names of what logits of the vocabulary are made of; none where there are no such."""
+    if step.spec.head.labels or step.scored == 0:
+        return frozenset()
+    return frozenset({"embed/embedding" if step.spec.tied else "head/kernel"})
 
 
 def _head(spec: ModelSpec) -> int:

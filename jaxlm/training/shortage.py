@@ -22,7 +22,7 @@ def check_fits(run: Run, voice: Progress) -> None:
     """
     step, use = _estimated(run)
     limit = memory.byte_limit() or memory.host_bytes()
-    rows = 5 * 4 * step.batch * step.length  # the arrays of a batch on the host, prefetched twice
+    rows = 4 * step.batch * sum(run.data.columns.values())  # of a batch on the host; two are ahead
     if use.total > 2 * limit or 3 * rows > limit:
         raise out_of_memory(run, voice)
 
@@ -54,10 +54,14 @@ def _estimated(run: Run) -> tuple[Step, Use]:
     params = shapes(config, run.spec, layout)
     live, _ = tree.partition(params, run.keeper.mask)
     opt_state = state_shapes(run.keeper.optimizer.tx, live, layout, AXES)
+    columns = run.data.columns
     step = Step(
         spec=run.spec,
         batch=config.batch,
         length=config.length,
+        tokens=columns["tokens"],
+        source=columns.get("source"),
+        scored=columns.get("targets", 0),
         microbatches=config.microbatches,
         data=layout.mesh.shape["data"],
         fsdp=layout.mesh.shape["fsdp"],

@@ -45,10 +45,11 @@ def compiled_step(step):
     layout, params, tx, opt_state = shapes(step.spec)
     whole = jax.ShapeDtypeStruct((step.batch, step.length), jnp.int32)
     names = ["tokens", "targets", "segments", "positions"]
-    if step.spec.structure == "encoder-decoder":
-        names += ["source", "source_segments", "source_positions"]
+    source = jax.ShapeDtypeStruct((step.batch, step.source or step.length), jnp.int32)
+    read = ["source", "source_segments", "source_positions"]
+    read = read if step.spec.structure == "encoder-decoder" else []
     weights = jax.ShapeDtypeStruct(whole.shape, jnp.float32)
-    batch = {**dict.fromkeys(names, whole), "weights": weights}
+    batch = dict.fromkeys(names, whole) | dict.fromkeys(read, source) | {"weights": weights}
     one = partial(
         train_step,
         forward=make_forward(step.spec, layout, jnp.float32),
@@ -96,11 +97,30 @@ def test_an_ordinary_error_that_speaks_of_memory_is_not_meant():
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-@pytest.mark.parametrize("structure", ["decoder", "encoder", "encoder-decoder"])
+def test_logits_are_counted_where_they_are_made():
+    _, params, _, opt_state = shapes(SPEC)
+    every = frozenset(flatten(params))
+    loss = [estimate(replace(STEP, scored=n), params, opt_state, every).loss for n in (None, 32, 0)]
+    head, states = SPEC.vocab * SPEC.embed * 4, STEP.batch * STEP.length * SPEC.embed * 4
+    assert loss == [
+        3 * STEP.batch * 256 * SPEC.vocab * 4 + states + head,
+        3 * STEP.batch * 32 * SPEC.vocab * 4 + states + head,
+        states,
+    ]
+    few = SPEC.model_copy(update={"head": SPEC.head.model_copy(update={"labels": 2})})
+    labels = estimate(replace(STEP, spec=few, scored=32), params, opt_state, every).loss
+    assert labels == 3 * STEP.batch * 32 * 2 * 4 + states
+    assert STEP.shorter(2).length == 128 and replace(STEP, scored=32).shorter(4).scored == 8
+
+
+@pytest.mark.parametrize(
+    ("structure", "source"),
+    [("decoder", None), ("encoder", None), ("encoder-decoder", None), ("encoder-decoder", 192)],
+)
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_the_estimate_is_near_what_xla_allocates(remat, structure):
+def test_the_estimate_is_near_what_xla_allocates(remat, structure, source):
     spec = ModelSpec(**SHAPE, remat=remat, structure=structure).filled(vocab=1024, max_length=256)
-    step = replace(STEP, spec=spec, batch=32, length=64, microbatches=2)
+    step = replace(STEP, spec=spec, batch=32, length=64, source=source, microbatches=2)
     compiled, params, opt_state = compiled_step(step)
     use = estimate(step, params, opt_state, frozenset(flatten(params)))
     analysis = compiled.memory_analysis()
