@@ -276,7 +276,7 @@ CASES: dict[str, Case] = {
             "length": 80,
             "batch": 32,
             "rows": 11,
-            "epochs": 3,
+            "epochs": 2,
             "learning_rate": 3e-4,
         },
         targets=(
