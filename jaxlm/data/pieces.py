@@ -49,11 +49,6 @@ class Pieces:
         return self.stream.ids.size
 
     @property
-    def most(self) -> int:
-        """Pieces in the fullest row."""
-        return max(map(len, self._plan), default=1) if self.shape == "packed" else 1
-
-    @property
     def digest(self) -> str:
         """Of the stream, and of how it is cut."""
         return repr((self.stream.digest, self.shape, self.longest, self.width))

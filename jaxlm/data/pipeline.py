@@ -30,7 +30,8 @@ Validation = float | tuple[Source, ...] | None
 
 
 BUCKETS, MULTIPLE = 8, 8
-"""Most widths that batches of one run have, each of which is a program; and what divides them."""
+"""Most widths that the rows of one run have, and what divides them. A program is compiled for each,
+of sources and their targets for each pair of widths."""
 
 
 @dataclass(frozen=True)
