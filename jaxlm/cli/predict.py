@@ -22,6 +22,7 @@ from jaxlm.cli.setup import (
     platform_of,
     start,
 )
+from jaxlm.core.errors import DataError
 
 if TYPE_CHECKING:
     from jaxlm.inference.predict import Task
@@ -59,7 +60,8 @@ def predict(
         check_output(output, input, (".jsonl",))
     loaded = load(model, adapter, force=force)
     task = predicting.task_of(loaded)
-    records = _asked(input, task, text, pair)
+    own = _columns(model)
+    records = _asked(input, task, text or own.get("text"), pair or own.get("pair"))
     with _opened(output) as out:
         while chunk := list(islice(records, CHUNK)):
             found = predicting.predict(loaded, [each for _, each in chunk], overlong)
@@ -81,6 +83,15 @@ def _opened(output: str | None) -> Iterator[TextIO]:
             yield out
 
 
+def _columns(model: str) -> dict[str, str | None]:
+    """The columns of texts that a run was told to learn from."""
+    from jaxlm.config.load import load
+
+    config = os.path.join(model, "config.yaml")
+    said = vars(load(config).objective) if os.path.isfile(config) else {}
+    return {"text": said.get("text") or said.get("words"), "pair": said.get("pair")}
+
+
 def _asked(
     path: str, task: "Task", text: str | None, pair: str | None
 ) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -94,5 +105,8 @@ def _asked(
         if isinstance(found, str):
             yield {"text": found}, Asked(where, found, None, (*found.split(),))
             continue
+        if taken := sorted(found.keys() & {"prediction", "probabilities"}):
+            what = f"has a column {taken[0]!r}, which is what is written beside the others"
+            raise DataError(where, f"{what}; rename it")
         one = labeled.unlabeled(found, wanted, where)
         yield found, Asked(where, one.text, one.pair, one.words)

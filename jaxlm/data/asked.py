@@ -65,7 +65,7 @@ def read_sources(path: str, tokenizer: Tokenizer, how: seq2seq.How, count: int) 
     pairs = [
         seq2seq.Example(where, said, None)
         if isinstance(said, str)
-        else seq2seq.pair_of(said, how, where)[0]
+        else seq2seq.pair_of(said, how, where, asked=True)[0]
         for where, said in found
     ]
     if not pairs:

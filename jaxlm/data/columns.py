@@ -1,12 +1,11 @@
 """Where a record has its text and its labels: columns that are named, or found."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 from jaxlm.core.errors import DataError
 from jaxlm.data import files, labels
-from jaxlm.data.records import Record, records, table
+from jaxlm.data.records import Record, fields, records, table
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -121,17 +120,14 @@ def _headless(file: Any, wanted: Wanted) -> tuple[str, ...] | None:
     """Names for the columns where the first line is a record: it ends like another record, or with
     a label or a number. None where it names the columns.
     """
-    rows = (row for _, row in records(file))
-    second = next(rows, {})
-    first = tuple(second)
+    rows = fields(file)
+    first = next(rows, [])
     if len(first) not in (2, 3) or {*TEXTS, *(name for p in PAIRS for name in p)} & {*first}:
         return None
     if problem(wanted) == "regression":
         alike = _is_number(first[-1])
     else:
-        alike = first[-1] in wanted.labels or any(
-            row[first[-1]] == first[-1] for row in itertools.chain([second], rows)
-        )
+        alike = first[-1] in wanted.labels or any(row[-1] == first[-1] for row in rows)
     return ("text", *["pair"] * (len(first) - 2), "label") if alike else None
 
 

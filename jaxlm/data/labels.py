@@ -71,9 +71,15 @@ def names_of(value: Any, where: str) -> list[str]:
 
 
 def items_of(value: Any, where: str, what: str) -> list[Any]:
-    """The words of a text, or its tags: a list, its JSON, or a text cut at white space."""
+    """The words of a text, or its tags: a list, its JSON, or a text cut at white space, which may
+    begin with a bracket that opens no list.
+    """
     if isinstance(value, str):
-        value = _json(value, where) if value.lstrip()[:1] == "[" else value.split()
+        try:
+            listed = json.loads(value) if value.lstrip()[:1] == "[" else None
+        except ValueError:
+            listed = None
+        value = listed if isinstance(listed, list) else value.split()
     if not isinstance(value, list | tuple):
         kind = type(value).__name__
         raise DataError(where, f"{what} is {kind}; write a list, one for each word")

@@ -8,7 +8,7 @@ from jaxlm.data import files
 from jaxlm.data.records import Record, files_of, records, text
 
 LINES = ".txt"
-"""Files of which each line is a text; empty ones are left out."""
+"""Files of which each line is a text; blank ones are left out."""
 
 
 def read(
@@ -18,13 +18,15 @@ def read(
 
     Raises DataError with file and line.
     """
+    if path == files.STDLIB:
+        raise DataError(path, "is a source to train on, not a file of texts; name a file")
     for file in files_of(path, LINES):
         if files.suffix(file) != LINES:
             yield from of(file)
             continue
         for number, line in enumerate(files.text_of(file).split("\n"), 1):
-            if line := line.removesuffix("\r"):
-                yield f"{file}:{number}", line
+            if line.strip():
+                yield f"{file}:{number}", line.removesuffix("\r")
 
 
 def texts(path: str, field: str) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from jaxlm.data.files import BOM, decoded, opened, reading, suffix, text_of
 
 Record = tuple[str, dict[str, Any]]
 """(where it is from, its values by column)."""
+csv.field_size_limit(2**31 - 1)  # documents are longer than the 131,072 letters of its default
 SAVED = "state.json"
 """What marks a folder of `save_to_disk`."""
 
@@ -49,7 +50,7 @@ def column(record: dict[str, Any], name: str, where: str) -> Any:
     """The value of a column. Raises DataError that names those that are there."""
     if name not in record:
         found = ", ".join(list(record)[:8]) or "none"
-        what = f"no column {name!r}; the columns are {found}: name one as field"
+        what = f"no column {name!r}; the columns are {found}: name another"
         raise DataError(where, what)
     return record[name]
 
@@ -59,7 +60,7 @@ def text(record: dict[str, Any], name: str, where: str) -> str:
     value = column(record, name, where)
     if not isinstance(value, str):
         raise DataError(
-            where, f"{name} is {type(value).__name__}, not a string; name a text column as field"
+            where, f"{name} is {type(value).__name__}, not a string; name a column of texts"
         )
     try:
         value.encode()
@@ -104,11 +105,12 @@ def _csv(file: Any, _: Sequence[str] | None) -> Iterator[Record]:
 
 
 def table(file: Any, columns: Sequence[str] | None = None) -> Iterator[Record]:
-    """The rows of a .csv or .tsv file. columns: their names, where the first line has none."""
-    body = text_of(file)
-    delimiter = "\t" if suffix(file) == ".tsv" else ","
-    lines = io.StringIO(body, newline="")
-    rows = csv.DictReader(lines, columns, delimiter=delimiter, strict=True)
+    """The rows of a .csv or .tsv file. columns: their names, where the first line has none.
+
+    In a .tsv a quote is a letter as any other: its standard (IANA, text/tab-separated-values) knows
+    no quoting, and neither do GLUE's files.
+    """
+    rows: Any = csv.DictReader(_lines(file), columns, **_dialect(file))
     names: Sequence[str] = []
     with reading(file):
         names = rows.fieldnames or []
@@ -125,6 +127,29 @@ def table(file: Any, columns: Sequence[str] | None = None) -> Iterator[Record]:
             wrong = f"{have} fields where the first line {says} {len(names)}; quote the text"
             raise DataError(where, wrong)
         yield where, row
+
+
+def fields(file: Any) -> Iterator[list[str]]:
+    """What the lines of a .csv or .tsv file hold, the first as the others."""
+    rows: Any = csv.reader(_lines(file), **_dialect(file))
+    while True:
+        with reading(f"{file}:{rows.line_num + 1}"):
+            row: list[str] | None = next(rows, None)
+        if row is None:
+            return
+        if row:
+            yield row
+
+
+def _lines(file: Any) -> io.StringIO:
+    """The text of a file, its line breaks as they are."""
+    return io.StringIO(text_of(file), newline="")
+
+
+def _dialect(file: Any) -> dict[str, Any]:
+    unquoted = suffix(file) == ".tsv"
+    quoting = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
+    return {"delimiter": "\t" if unquoted else ",", "quoting": quoting, "strict": True}
 
 
 def _parquet(file: Any, columns: Sequence[str] | None) -> Iterator[Record]:

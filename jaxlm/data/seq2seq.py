@@ -119,17 +119,20 @@ def read_examples(source: Source, how: How, audit: Seq2seqAudit | None = None) -
         yield example
 
 
-def pair_of(record: dict[str, Any], how: How, where: str) -> tuple[Example, tuple[str, ...]]:
+def pair_of(
+    record: dict[str, Any], how: How, where: str, *, asked: bool = False
+) -> tuple[Example, tuple[str, ...]]:
     """(the pair of a record, whose target may be missing; the columns that it is read from).
 
-    Raises DataError for columns that are not known, or hold no texts.
+    asked: an empty target is a missing one: a table has no other. Raises DataError for columns that
+    are not known, or hold no texts.
     """
     columns, wanted = _columns(record, how, where)
     said = [text(record, name, where) for name in columns if record.get(name) is not None]
     if not (source := "\n".join(filter(None, said))):
         what = f"{' and '.join(columns)}: the source is empty; write a text"
         raise DataError(where, f"{what}, or leave the record out")
-    absent = record.get(wanted) is None
+    absent = record.get(wanted) is None or (asked and record[wanted] == "")
     target = None if absent else text(record, wanted, where)
     if target == "":
         what = f"{wanted}: the target is empty; write a text, or leave the record out"

@@ -207,6 +207,25 @@ def test_of_words_too(tmp_path, row, line):
     assert line in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("a.tsv", '"A fine day.\t1\nends"\t0\nc\t1\n', [('"A fine day.', None), ('ends"', None)]),
+        ("a.csv", '"A fine, day",1\nends,0\nso,1\n', [("A fine, day", None), ("ends", None)]),
+        ("a.csv", "hi,hi,1\na,b,1\n", [("hi", "hi"), ("a", "b")]),
+        ("a.tsv", "so " * 50000 + "\t1\nb\t1\n", [("so " * 50000, None), ("b", None)]),
+    ],
+)
+def test_a_table_is_read_as_its_format_is(tmp_path, name, body, said):
+    found = read(tmp_path, body, name, labels=("0", "1"))
+    assert [(text, pair) for text, pair, _ in found][:2] == said
+
+
+def test_words_may_begin_with_a_bracket(tmp_path):
+    found = tagged(tmp_path, [{"text": "[INFO] server up", "labels": "O O B"}])
+    assert found == [(("[INFO]", "server", "up"), ("O", "O", "B"))]
+
+
 def test_a_table_whose_columns_have_other_names_is_no_table_without_names(tmp_path):
     with pytest.raises(DataError, match="the columns are review, rating: name one in objective.te"):
         read(tmp_path, "review,rating\nx,1\ny,1\n", "a.csv")

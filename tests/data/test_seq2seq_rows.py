@@ -229,9 +229,10 @@ def test_a_question_is_the_source_as_it_was_trained(tmp_path):
 
 
 def test_a_file_of_questions_may_lack_targets(tmp_path):
-    path = written(tmp_path, [{"document": "the fox"}, {"document": "a", "summary": "b"}]).path
+    rows = [{"document": "the fox"}, {"document": "a", "summary": "b"}]
+    path = written(tmp_path, [*rows, {"document": "c", "summary": ""}]).path
     found = asked.read_sources(path, T5, Seq2seq(), 9)
-    assert [each.expected for each in found] == [None, "b"]
+    assert [each.expected for each in found] == [None, "b", None]
     assert found[0].ids == T5.encode("the fox")
     (tmp_path / "p.txt").write_text("the fox\n\na\n")
     found = asked.read_sources(str(tmp_path / "p.txt"), T5, Seq2seq(), 1)
