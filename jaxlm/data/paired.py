@@ -18,6 +18,7 @@ from jaxlm.data.seq2seq import Example, How, Seq2seqAudit, read_examples
 from jaxlm.data.sides import START, Beside
 from jaxlm.data.sources import Source
 from jaxlm.data.spans import Pair, Sizes
+from jaxlm.text.fitting import cut
 from jaxlm.text.frames import Frame
 from jaxlm.text.tokenizer import Tokenizer
 
@@ -156,7 +157,7 @@ class Fitting(NamedTuple):
             of = f"{name}: "
             if not audit.cut(example.where, long, most, self.overlong, key=key, of=of):
                 return None
-            ids = ids[:room] if self.overlong == "truncate-right" else ids[-room:]
+            ids = cut(ids, room, self.overlong)
         return frame.around(ids)
 
 

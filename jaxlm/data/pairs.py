@@ -28,7 +28,7 @@ from jaxlm.data.pipeline import Opened, Opener
 from jaxlm.data.records import files_of, records, text
 from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
-from jaxlm.text.fitting import check_room
+from jaxlm.text.fitting import check_room, cut
 from jaxlm.text.tokenizer import Tokenizer
 
 ANCHORS = ("anchor", "query", "question", "prompt", "instruction")
@@ -273,7 +273,7 @@ def _fitted(
         if (long := len(ids)) > room:
             if not audit.cut(example.where, long + length - room, length, policy):
                 return None
-            ids = ids[:room] if policy == "truncate-right" else ids[-room:]
+            ids = cut(ids, room, policy)
         if not (framed := tokenizer.framed(ids)):
             what = "a text has no token; write one, or leave the record out"
             raise DataError(example.where, what)
