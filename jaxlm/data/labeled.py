@@ -146,7 +146,7 @@ def _said(
 ) -> tuple[str, str | None, tuple[str, ...]]:
     """(text, pair, words) of a record. Raises DataError for empty ones."""
     if problem(wanted) == "tokens":
-        words = labels.items_of(column(record, its.text, where), where, its.text)
+        words = labels.items_of(column(record, its.text, where), where, its.text, str)
         if odd := [word for word in words if not isinstance(word, str)]:
             raise DataError(where, f"{its.text} holds {odd[0]!r}; write a list of texts")
         return "", None, tuple(words)

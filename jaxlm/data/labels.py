@@ -70,16 +70,17 @@ def names_of(value: Any, where: str) -> list[str]:
     return names
 
 
-def items_of(value: Any, where: str, what: str) -> list[Any]:
+def items_of(value: Any, where: str, what: str, kind: type = object) -> list[Any]:
     """The words of a text, or its tags: a list, its JSON, or a text cut at white space, which may
-    begin with a bracket that opens no list.
+    begin with a bracket that opens no list of this kind. Raises DataError for what is none.
     """
     if isinstance(value, str):
         try:
             listed = json.loads(value) if value.lstrip()[:1] == "[" else None
-        except ValueError:
+        except (ValueError, RecursionError):
             listed = None
-        value = listed if isinstance(listed, list) else value.split()
+        whole = isinstance(listed, list) and all(isinstance(each, kind) for each in listed)
+        value = listed if whole else value.split()
     if not isinstance(value, list | tuple):
         kind = type(value).__name__
         raise DataError(where, f"{what} is {kind}; write a list, one for each word")

@@ -124,8 +124,8 @@ def table(file: Any, columns: Sequence[str] | None = None) -> Iterator[Record]:
         if None in row or None in row.values():
             says = "has" if columns else "names"
             have = len(names) + len(row.get(None) or ()) - list(row.values()).count(None)
-            wrong = f"{have} fields where the first line {says} {len(names)}; quote the text"
-            raise DataError(where, wrong)
+            wrong = f"{have} fields where the first line {says} {len(names)}"
+            raise DataError(where, f"{wrong}; {_mend(file)}")
         yield where, row
 
 
@@ -150,6 +150,12 @@ def _dialect(file: Any) -> dict[str, Any]:
     unquoted = suffix(file) == ".tsv"
     quoting = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
     return {"delimiter": "\t" if unquoted else ",", "quoting": quoting, "strict": True}
+
+
+def _mend(file: Any) -> str:
+    """What to write where a text breaks its field."""
+    unquoted = suffix(file) == ".tsv"
+    return "write .csv where a text has a tab or a line break" if unquoted else "quote the text"
 
 
 def _parquet(file: Any, columns: Sequence[str] | None) -> Iterator[Record]:

@@ -221,9 +221,17 @@ def test_a_table_is_read_as_its_format_is(tmp_path, name, body, said):
     assert [(text, pair) for text, pair, _ in found][:2] == said
 
 
-def test_words_may_begin_with_a_bracket(tmp_path):
-    found = tagged(tmp_path, [{"text": "[INFO] server up", "labels": "O O B"}])
-    assert found == [(("[INFO]", "server", "up"), ("O", "O", "B"))]
+@pytest.mark.parametrize(
+    ("text", "tags", "words", "labels"),
+    [
+        ("[INFO] server up", "O O B", ("[INFO]", "server", "up"), ("O", "O", "B")),
+        ("[1]", "[3]", ("[1]",), ("3",)),
+        ("[" * 99_999, "O", ("[" * 99_999,), ("O",)),
+        ('["a b", "c"]', "O B", ("a b", "c"), ("O", "B")),
+    ],
+)
+def test_words_may_begin_with_a_bracket(tmp_path, text, tags, words, labels):
+    assert tagged(tmp_path, [{"text": text, "labels": tags}]) == [(words, labels)]
 
 
 def test_a_table_whose_columns_have_other_names_is_no_table_without_names(tmp_path):
