@@ -82,8 +82,8 @@ def items_of(value: Any, where: str, what: str, kind: type = object) -> list[Any
         whole = isinstance(listed, list) and all(isinstance(each, kind) for each in listed)
         value = listed if whole else value.split()
     if not isinstance(value, list | tuple):
-        kind = type(value).__name__
-        raise DataError(where, f"{what} is {kind}; write a list, one for each word")
+        said = type(value).__name__
+        raise DataError(where, f"{what} is {said}; write a list, one for each word")
     return list(value)
 
 
