@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 
 import typer
 
@@ -61,7 +61,7 @@ def predict(
     loaded = load(model, adapter, force=force)
     task = predicting.task_of(loaded)
     own = _columns(model)
-    records = _asked(input, task, text or own.get("text"), pair or own.get("pair"))
+    records = _asked(input, task, text or own.text, pair or own.pair, own.pairs)
     with _opened(output) as out:
         while chunk := list(islice(records, CHUNK)):
             found = predicting.predict(loaded, [each for _, each in chunk], overlong)
@@ -83,19 +83,38 @@ def _opened(output: str | None) -> Iterator[TextIO]:
             yield out
 
 
-def _columns(model: str) -> dict[str, str | None]:
-    """The columns of texts that a run was told to learn from."""
-    from jaxlm.config.load import load
+class Own(NamedTuple):
+    """What a run learned from."""
 
-    config = os.path.join(model, "config.yaml")
-    said = vars(load(config).objective) if os.path.isfile(config) else {}
-    return {"text": said.get("text") or said.get("words"), "pair": said.get("pair")}
+    text: str | None = None
+    """The column of texts or words that its configuration names."""
+    pair: str | None = None
+    pairs: bool = True
+    """Whether pairs were among its examples; True where nobody knows."""
+
+
+def _columns(model: str) -> Own:
+    """What a run learned from; of an import or a Hugging Face folder nothing is known."""
+    from jaxlm.config.load import load
+    from jaxlm.training.reading import AUDIT
+
+    config, audit = (os.path.join(model, name) for name in ("config.yaml", AUDIT))
+    if not os.path.isfile(config):
+        return Own()
+    said, pairs = vars(load(config).objective), True
+    if os.path.isfile(audit):
+        with open(audit, encoding="utf-8") as file:
+            pairs = any(each.get("pairs", True) for each in json.load(file))
+    return Own(said.get("text") or said.get("words"), said.get("pair"), pairs)
 
 
 def _asked(
-    path: str, task: "Task", text: str | None, pair: str | None
+    path: str, task: "Task", text: str | None, pair: str | None, pairs: bool
 ) -> Iterator[tuple[dict[str, Any], Any]]:
-    """(a record, what is to be labeled of it) for each of a file. Raises DataError."""
+    """(a record, what is to be labeled of it) for each of a file. Raises DataError.
+
+    pairs: whether pairs are looked for where no column is named.
+    """
     from jaxlm.data import columns, labeled, lines
     from jaxlm.inference.predict import Asked
 
@@ -108,5 +127,5 @@ def _asked(
         if taken := sorted(found.keys() & {"prediction", "probabilities"}):
             what = f"has a column {taken[0]!r}, which is what is written beside the others"
             raise DataError(where, f"{what}; rename it")
-        one = labeled.unlabeled(found, wanted, where)
+        one = labeled.unlabeled(found, wanted, where, pairs=pairs)
         yield found, Asked(where, one.text, one.pair, one.words)

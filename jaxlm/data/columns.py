@@ -87,15 +87,18 @@ def find(record: Mapping[str, Any], wanted: Wanted, where: str) -> Columns:
     return found._replace(label=label)
 
 
-def inputs(record: Mapping[str, Any], wanted: Any, where: str) -> Columns:
-    """The columns of a record's texts alone. Raises DataError, with those that are there."""
+def inputs(record: Mapping[str, Any], wanted: Any, where: str, *, pairs: bool = True) -> Columns:
+    """The columns of a record's texts alone. Raises DataError, with those that are there.
+
+    pairs: whether two texts that are read together are looked for.
+    """
     if problem(wanted) == "tokens":
         words = wanted.words or next((name for name in WORDS if name in record), None)
         if words not in record:
             _missing(record, "words", wanted.words, WORDS, where)
         return Columns(str(words))
     text, pair = wanted.text, wanted.pair
-    if not text and not pair:
+    if pairs and not text and not pair:
         text, pair = next((p for p in PAIRS if p[0] in record and p[1] in record), (None, None))
     text = text or next((name for name in TEXTS if name in record), None)
     if text not in record:

@@ -51,9 +51,12 @@ def read(
             yield Labeled(where, *said, _labels(record, its, wanted, len(said[2]), where))
 
 
-def unlabeled(record: dict[str, Any], wanted: Wanted, where: str) -> Labeled:
-    """The text, pair or words of a record of which nothing else is needed. Raises DataError."""
-    found = columns.inputs(record, wanted, where)
+def unlabeled(record: dict[str, Any], wanted: Wanted, where: str, *, pairs: bool = True) -> Labeled:
+    """The text, pair or words of a record of which nothing else is needed. Raises DataError.
+
+    pairs: whether pairs are looked for where no column is named.
+    """
+    found = columns.inputs(record, wanted, where, pairs=pairs)
     return Labeled(where, *_said(record, found, wanted, where), ())
 
 

@@ -30,6 +30,8 @@ class LabelAudit(Audit):
     """What became of the labeled texts of one source."""
 
     columns: list[str] = field(default_factory=list)
+    pairs: int = 0
+    """Examples of two texts."""
     tokens: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     """Of those that are trained on: label -> how many."""
@@ -80,6 +82,7 @@ def opener(
         ids = LabelSet(wanted.labels)
         for one in read(source, wanted, audit.told):
             audit.examples += 1
+            audit.pairs += one.pair is not None
             fitted = _fitted(one, tokenizer, how, length, audit)
             if fitted is None:
                 continue

@@ -80,7 +80,7 @@ def test_of_a_file_each_line_has_its_columns_and_its_label(models, tmp_path):
     want = jaxlm.load(folder).predict(TEXTS)
     table = tmp_path / "a.csv"
     table.write_text("id,text,label\n" + "".join(f"{i},{t},x\n" for i, t in enumerate(TEXTS)))
-    (tmp_path / "a.txt").write_text("\n".join(TEXTS) + "\n")
+    (tmp_path / "a.txt").write_text("\n   \n".join(TEXTS) + "\n")
     out = tmp_path / "out.jsonl"
     line = "predict", str(folder), "--platform", "cpu", "--input"
     code, _, err = processes.run(*line, str(table), "--output", str(out))

@@ -7,6 +7,8 @@ import json
 import processes
 import pytest
 
+import jaxlm
+
 WORDS = ("red", "blue", "sun", "moon", "tree", "lake", "bird", "stone")
 BART = (
     "model.structure=encoder-decoder",
@@ -111,6 +113,32 @@ def test_words_are_learned_and_scored_as_entities(tmp_path):
     assert list(found["entities"]) == ["X"] and list(found["labels"]) == ["B-X", "I-X", "O"]
     code, out, err = processes.run("eval", str(tmp_path / "run"))
     assert code == 0 and "entity_f1 " in out and "true" in out
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("columns", "more", "asked"),
+    [
+        (("text",), (), ("text",)),
+        (("sentence1", "sentence2"), (), ("sentence1", "sentence2")),
+        (("text", "note"), ("objective.text=note",), ("note",)),
+    ],
+)
+def test_a_run_predicts_by_the_columns_that_it_learned_from(tmp_path, columns, more, asked):
+    rows = [[f"{word} {i}" for i, _ in enumerate(columns)] for word in WORDS]
+    table = [[*columns, "label"], *([*row, "ab"[i % 2]] for i, row in enumerate(rows))]
+    (tmp_path / "colors.csv").write_text("".join(",".join(row) + "\n" for row in table))
+    line = [w for w in words(tmp_path, "encoder", "steps=1", *more) if "validation" not in w]
+    code, _, err = processes.run(*line)
+    assert code == 0, err
+    record = {"sentence1": "red sun", "sentence2": "lake", "text": "a moon", "note": "stone tree"}
+    (tmp_path / "new.jsonl").write_text(json.dumps(record) + "\n")
+    run = str(tmp_path / "run")
+    code, out, err = processes.run("predict", run, "--input", str(tmp_path / "new.jsonl"))
+    assert code == 0, err
+    (want,) = jaxlm.load(run).predict(*([record[name]] for name in asked))
+    found = json.loads(out)["probabilities"]
+    assert found == pytest.approx(want["probabilities"], abs=1e-5)
 
 
 def test_what_cannot_be_trained_is_one_line(tmp_path):
