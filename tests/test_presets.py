@@ -34,8 +34,9 @@ ALONE = [name for name, device in DEVICE.items() if device == "cpu" and not load
 def test_a_preset_for_the_cpu_trains_a_step(name, tmp_path):
     words = ["steps=1", "evaluate.batches=1", "batch=2", f"run_dir={tmp_path}/run"]
     if load(name).objective.type in DOCUMENTS:  # less to read than the standard library
-        (tmp_path / "some.txt").write_text("a fox and a dog " * 20000)
-        words += [f"data.train={tmp_path}/some.txt", "tokenizer.vocab=400"]
+        lines = (f'{{"text": "fox {n} and a dog {n % 7}"}}\n' for n in range(2000))
+        (tmp_path / "some.jsonl").write_text("".join(lines))
+        words += [f"data.train={tmp_path}/some.jsonl", "tokenizer.vocab=400"]
     code, _, err = processes.run("train", name, *words, f"data.cache={tmp_path}/cache")
     assert code == errors.DONE, err
     assert len(processes.losses(tmp_path)) == 1

@@ -100,8 +100,8 @@ def test_a_mesh_changes_no_bias_and_no_source(heads):
 
 
 def test_scores_with_a_bias_are_never_all_in_memory():
-    shapes = [jax.ShapeDtypeStruct((1, 512, 16, 8), jnp.float32)] * 3
-    bias = jax.ShapeDtypeStruct((16, 1023), jnp.float32)
+    shapes = [jax.ShapeDtypeStruct((1, 1024, 16, 8), jnp.float32)] * 3
+    bias = jax.ShapeDtypeStruct((16, 2047), jnp.float32)
     total = lambda *x: chunked(*x[:3], None, Scores(0.25), bias=x[3]).sum()  # noqa: E731
     program = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3))).lower(*shapes, bias).compile()
-    assert program.memory_analysis().temp_size_in_bytes < 16 * 512 * 512 * 4 / 3
+    assert program.memory_analysis().temp_size_in_bytes < 16 * 1024 * 1024 * 4 / 3

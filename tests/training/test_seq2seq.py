@@ -171,7 +171,7 @@ def test_packed_is_apart(folder, positions):
         (["model.structure=decoder"], 2, "seq2seq does not train a model of structure=decoder but"),
         (["objective.target=x"], 2, "target is there and source is not"),
         (["objective.target_length=99"], 2, "objective.target_length: 99 is more than length=16"),
-        (["length=2", "samples.tokens=1"], 3, "pairs.jsonl:1: a source of"),
+        (["length=2", "samples.tokens=1"], 3, "pairs.jsonl:1: source: "),
         (["data.replay={path: stdlib, weight: 0.1}"], 2, "data.replay replays documents, which"),
         (["model.encoder.start=700"], 2, "model.encoder.start: id 700 is outside the vocabulary"),
         (["samples.tokens=17"], 3, "or samples.tokens=17 exceed the model's 16 positions"),
