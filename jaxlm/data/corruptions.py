@@ -13,10 +13,18 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.core.errors import ConfigError
-from jaxlm.data import denoising, spans
-from jaxlm.data.denoising import Noise
+from jaxlm.data.bart import Noise, noised
 from jaxlm.data.masked import check_mask
-from jaxlm.data.spans import Denoiser, Pair, Sizes
+from jaxlm.data.prefixes import prefix_sizes, prefixed
+from jaxlm.data.spans import (
+    Pair,
+    Sizes,
+    check_sentinels,
+    noise_counts,
+    span_corrupted,
+    span_sizes,
+)
+from jaxlm.data.ul2 import Denoiser, denoised, denoised_sizes
 from jaxlm.text.tokenizer import Tokenizer
 
 
@@ -39,12 +47,12 @@ def span_corruption(tokenizer: Tokenizer, *, rate: float, mean_span: float) -> C
     sentinels = tokenizer.sentinels
 
     def check(longest: int) -> None:
-        _, needed = spans.noise_counts(np.int64(longest), **how)
-        spans.check_sentinels(sentinels, int(needed))
+        _, needed = noise_counts(np.int64(longest), **how)
+        check_sentinels(sentinels, int(needed))
 
-    pair = partial(spans.span_corrupted, sentinels=sentinels, **how)
+    pair = partial(span_corrupted, sentinels=sentinels, **how)
     what = repr(("span_corruption", rate, mean_span))
-    return Corruption(what, pair, partial(spans.span_sizes, **how), check)
+    return Corruption(what, pair, partial(span_sizes, **how), check)
 
 
 def ul2(
@@ -61,12 +69,12 @@ def ul2(
     def check(longest: int) -> None:
         for one in denoisers:
             if one.mode != "S":
-                _, needed = spans.noise_counts(np.int64(longest), one.rate, one.mean_span)
-                spans.check_sentinels(sentinels, int(needed))
-        spans.check_sentinels(sentinels, 1)
+                _, needed = noise_counts(np.int64(longest), one.rate, one.mean_span)
+                check_sentinels(sentinels, int(needed))
+        check_sentinels(sentinels, 1)
 
-    pair = partial(spans.denoised, sentinels=sentinels, denoisers=denoisers, modes=ids or None)
-    sizes = partial(spans.denoised_sizes, denoisers=denoisers, modes=bool(ids))
+    pair = partial(denoised, sentinels=sentinels, denoisers=denoisers, modes=ids or None)
+    sizes = partial(denoised_sizes, denoisers=denoisers, modes=bool(ids))
     return Corruption(repr(("ul2", *denoisers, ids)), pair, sizes, check)
 
 
@@ -79,9 +87,9 @@ def bart(tokenizer: Tokenizer, *, noise: Noise) -> Corruption:
 
     def pair(ids: np.ndarray, rng: np.random.Generator) -> Pair:
         how = {"may": may[ids], "ends": ends[ids], "mask": mask, "noise": noise}
-        source = denoising.corrupted(ids, rng, **how)
+        source = noised(ids, rng, **how)
         while source.size > ids.size:  # by masks for spans of nothing: it may not fit its row
-            source = denoising.corrupted(ids, rng, **how)
+            source = noised(ids, rng, **how)
         return source, ids
 
     def sizes(length: np.ndarray) -> Sizes:
@@ -92,7 +100,7 @@ def bart(tokenizer: Tokenizer, *, noise: Noise) -> Corruption:
 
 def prefix_lm() -> Corruption:
     """A prefix of any length, and what comes after it."""
-    return Corruption("prefix_lm", spans.prefixed, spans.prefix_sizes)
+    return Corruption("prefix_lm", prefixed, prefix_sizes)
 
 
 def _mode_ids(

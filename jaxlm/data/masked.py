@@ -136,7 +136,7 @@ class Masked:
         words, how = self._words, self.how
         starts = words.starts[ids] | np.append(True, words.ends[ids[:-1]])
         starts |= np.append(True, segments[1:] != segments[:-1])
-        at, masked = masking.masked(
+        at, masked = masking.mask_row(
             ids,
             generator,
             may=words.may[ids],

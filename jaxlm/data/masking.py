@@ -13,7 +13,7 @@ SPANS = np.cumsum(STOP * (1 - STOP) ** np.arange(LONGEST) / (1 - (1 - STOP) ** L
 """The chance that a span is so long or shorter."""
 
 
-def masked(
+def mask_row(
     ids: np.ndarray,
     rng: np.random.Generator,
     *,

@@ -2,9 +2,9 @@
 
 from jaxlm.config.objectives import Bart, Denoising, SpanCorruption, Ul2
 from jaxlm.data import corruptions
+from jaxlm.data.bart import Noise
 from jaxlm.data.corruptions import Corruption
-from jaxlm.data.denoising import Noise
-from jaxlm.data.spans import Denoiser
+from jaxlm.data.ul2 import Denoiser
 from jaxlm.text.tokenizer import Tokenizer
 
 

@@ -28,7 +28,7 @@ def row(seed, length=LENGTH):
 
 def masked(seed, unit="token", rate=0.15, hidden=0.8, random=0.1, length=LENGTH):
     ids, may, starts = row(seed, length)
-    at, found = masking.masked(
+    at, found = masking.mask_row(
         ids,
         generator(seed),
         may=may,
@@ -103,7 +103,7 @@ def test_words_fill_the_budget_but_for_less_than_a_word(unit):
 @pytest.mark.parametrize("unit", ["word", "span"])
 def test_a_word_longer_than_the_budget_is_masked_in_part(unit):
     ids = np.arange(10, 50, dtype=np.int32)
-    at, _ = masking.masked(
+    at, _ = masking.mask_row(
         ids,
         generator(1),
         may=np.ones(40, bool),

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from jaxlm.config.objectives import Ul2
 from jaxlm.core.errors import ConfigError
-from jaxlm.data import spans
+from jaxlm.data import prefixes, spans, ul2
 from jaxlm.data.noise import generator
 
 PREFIX = {"R": 2, "S": 3, "X": 4}
-DENOISERS = [spans.Denoiser(each.mode, each.rate, each.span) for each in Ul2().denoisers]
+DENOISERS = [ul2.Denoiser(each.mode, each.rate, each.span) for each in Ul2().denoisers]
 SENTINELS = tuple(range(999, 799, -1))
 
 
@@ -29,7 +29,7 @@ def corrupted(n, seed, rate=0.15, mean=3.0):
 
 def denoised(n, seed):
     how = {"sentinels": SENTINELS, "denoisers": DENOISERS, "modes": PREFIX}
-    return spans.denoised(text(n), generator(seed), **how)
+    return ul2.denoised(text(n), generator(seed), **how)
 
 
 def runs(ids):
@@ -115,7 +115,7 @@ def test_the_same_key_gives_the_same_pair_and_another_pass_another():
 def test_every_denoiser_keeps_the_text(n, seed):
     source, target = denoised(n, seed)
     assert source[0] in PREFIX.values()
-    most = spans.denoised_sizes(np.int64(n), DENOISERS, modes=True)
+    most = ul2.denoised_sizes(np.int64(n), DENOISERS, modes=True)
     assert (np.array([source.size, target.size, source.size + target.size]) <= most).all()
     if n > 1:
         assert restored(source[1:], target) == text(n).tolist()
@@ -143,21 +143,19 @@ def test_the_seven_denoisers_are_as_likely_and_have_the_papers_shares():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.75, 0.9])
 def test_the_end_is_its_share_in_the_mean(rate):
-    ends = [40 - spans.sequential_split(40, np.random.default_rng(i), rate) for i in range(2000)]
+    ends = [40 - prefixes.sequential_split(40, np.random.default_rng(i), rate) for i in range(2000)]
     assert np.mean(ends) == pytest.approx(40 * rate, abs=4 * np.std(ends) / np.sqrt(2000) + 0.5)
     assert min(ends) >= 1 and max(ends) < 40
     assert (
         max(ends)
-        == spans.denoised_sizes(
-            np.array([40]), [spans.Denoiser("S", rate, 3.0)], modes=False
-        ).target[0]
+        == ul2.denoised_sizes(np.array([40]), [ul2.Denoiser("S", rate, 3.0)], modes=False).target[0]
         - 1
     )
 
 
 def test_prefixes_are_uniform():
     n, rows = 9, 4000
-    counts = Counter(spans.prefixed(text(n), generator(seed))[0].size for seed in range(rows))
+    counts = Counter(prefixes.prefixed(text(n), generator(seed))[0].size for seed in range(rows))
     assert sorted(counts) == list(range(1, n))
     assert max(counts.values()) < rows / 8 + 5 * np.sqrt(rows / 8)
     assert min(counts.values()) > rows / 8 - 5 * np.sqrt(rows / 8)

@@ -30,7 +30,7 @@ class Noise(NamedTuple):
     """The chance that the text starts at another token."""
 
 
-def corrupted(
+def noised(
     ids: np.ndarray,
     rng: np.random.Generator,
     *,

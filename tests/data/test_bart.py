@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm.data import denoising
-from jaxlm.data.denoising import HOLE
+from jaxlm.data import bart
+from jaxlm.data.bart import HOLE
 from jaxlm.data.noise import generator
 
 MASK = 3
@@ -36,7 +36,7 @@ def stretches(at, may):
 def everything(n, seed, noise):
     at, may, ends = row(seed, n)
     ids = (10 + at).astype(np.int32)
-    made = denoising.corrupted(ids, generator(seed), may=may, ends=ends, mask=MASK, noise=noise)
+    made = bart.noised(ids, generator(seed), may=may, ends=ends, mask=MASK, noise=noise)
     return ids, may, made
 
 
@@ -48,7 +48,7 @@ SEEDS, SIZES = st.integers(0, 10**6), st.integers(2, 120)
 @given(SEEDS, SIZES)
 def test_permutation_is_one_of_whole_sentences(seed, n):
     at, may, ends = row(seed, n)
-    made = denoising.permuted(at, generator(seed), may=may, ends=ends)
+    made = bart.permuted(at, generator(seed), may=may, ends=ends)
     assert sorted(made) == at.tolist()
     for before, after in zip(stretches(at, may), stretches(made, may), strict=True):
         assert sorted(before) == sorted(after)
@@ -61,7 +61,7 @@ def test_permutation_is_one_of_whole_sentences(seed, n):
 @given(SEEDS, SIZES)
 def test_rotation_is_one_of_each_stretch(seed, n):
     at, may, _ = row(seed, n)
-    made = denoising.rotated(at, generator(seed), may=may)
+    made = bart.rotated(at, generator(seed), may=may)
     for before, after in zip(stretches(at, may), stretches(made, may), strict=True):
         if before:
             cut = before.index(after[0])
@@ -73,10 +73,10 @@ def test_rotation_is_one_of_each_stretch(seed, n):
 def test_deletion_keeps_a_subsequence_and_masking_the_rest(seed, n, rate):
     at, may, _ = row(seed, n)
     wanted = round(rate * may.sum())
-    kept = denoising.deleted(at, generator(seed), may=may, rate=rate)
+    kept = bart.deleted(at, generator(seed), may=may, rate=rate)
     assert kept.size == n - wanted and (np.diff(kept) > 0).all()
     assert np.isin(np.flatnonzero(~may), kept).all()
-    holed = denoising.holed(at, generator(seed), may=may, rate=rate)
+    holed = bart.holed(at, generator(seed), may=may, rate=rate)
     assert (holed == HOLE).sum() == wanted
     assert (holed[holed != HOLE] == at[holed != HOLE]).all() and (holed[~may] == at[~may]).all()
 
@@ -86,7 +86,7 @@ def test_deletion_keeps_a_subsequence_and_masking_the_rest(seed, n, rate):
 def test_infilling_hides_its_share_behind_masks_in_place(seed, n, rate):
     """Filled with what is missing between the kept neighbors, the holes give the text again."""
     at, may, _ = row(seed, n)
-    made = denoising.infilled(at, generator(seed), may=may, rate=rate)
+    made = bart.infilled(at, generator(seed), may=may, rate=rate)
     kept = made[made != HOLE]
     assert (np.diff(kept) > 0).all() and np.isin(np.flatnonzero(~may), kept).all()
     assert n - kept.size == round(rate * may.sum())
@@ -103,9 +103,7 @@ def test_infilling_hides_its_share_behind_masks_in_place(seed, n, rate):
 
 
 def test_spans_are_poisson_of_mean_three_and_hide_three_tenths():
-    lengths = np.concatenate(
-        [denoising._lengths(3000, 3.0, generator(seed))[:-1] for seed in range(30)]
-    )
+    lengths = np.concatenate([bart._lengths(3000, 3.0, generator(seed))[:-1] for seed in range(30)])
     error = np.sqrt(3 / lengths.size)
     assert lengths.mean() == pytest.approx(3, abs=4 * error)
     assert lengths.var() == pytest.approx(3, rel=0.05)
@@ -113,7 +111,7 @@ def test_spans_are_poisson_of_mean_three_and_hide_three_tenths():
     n, masks = 1000, []
     for seed in range(100):
         may = np.ones(n, bool)
-        made = denoising.infilled(np.arange(n), generator(seed), may=may, rate=0.3)
+        made = bart.infilled(np.arange(n), generator(seed), may=may, rate=0.3)
         assert (made != HOLE).sum() == n - 300
         masks.append((made == HOLE).sum())
     assert np.mean(masks) == pytest.approx(100, abs=2)  # a mask for three tokens
@@ -123,7 +121,7 @@ def test_every_token_is_as_likely_to_be_hidden():
     n, rows = 60, 3000
     hidden = np.zeros(n)
     for seed in range(rows):
-        made = denoising.infilled(np.arange(n), generator(seed), may=np.ones(n, bool), rate=0.3)
+        made = bart.infilled(np.arange(n), generator(seed), may=np.ones(n, bool), rate=0.3)
         hidden[np.setdiff1d(np.arange(n), made)] += 1 / rows
     # At the edges fewer spans cover a token, so they are left out.
     assert abs(hidden[8:-8] - hidden[8:-8].mean()).max() < 5 * np.sqrt(0.3 * 0.7 / rows)
@@ -133,7 +131,7 @@ def test_every_token_is_as_likely_to_be_hidden():
 @ROWS
 @given(SEEDS, SIZES)
 def test_together_they_touch_no_special_token(seed, n):
-    noise = denoising.Noise(infill=0.2, permute=True, mask=0.1, delete=0.1, rotate=0.5)
+    noise = bart.Noise(infill=0.2, permute=True, mask=0.1, delete=0.1, rotate=0.5)
     ids, may, made = everything(n, seed, noise)
     special = ids[~may]
     assert made[np.isin(made, special)].tolist() == special.tolist()
@@ -143,17 +141,15 @@ def test_together_they_touch_no_special_token(seed, n):
 
 
 def test_no_noise_is_the_text_and_noise_is_a_function_of_its_key():
-    none = denoising.Noise(infill=0, permute=False)
+    none = bart.Noise(infill=0, permute=False)
     ids, _, made = everything(100, 0, none)
     assert (made == ids).all()
-    noise = denoising.Noise()
+    noise = bart.Noise()
     one, again = (everything(100, 1, noise)[2] for _ in range(2))
     assert one.tolist() == again.tolist()
     may, ends = np.ones(100, bool), np.arange(100) % 10 == 9
     passes = [
-        denoising.corrupted(
-            ids, generator(0, seed), may=may, ends=ends, mask=MASK, noise=noise
-        ).tolist()
+        bart.noised(ids, generator(0, seed), may=may, ends=ends, mask=MASK, noise=noise).tolist()
         for seed in range(2)
     ]
     assert passes[0] != passes[1]
