@@ -24,6 +24,7 @@ ARROWS = {
     "families": {"core", "models.spec"},
     "hub": {"core", "families", "models", "text"},
     "observe": {"core"},
+    "launch": {"core", "config"},
     "inference": {"core", "checkpoint", "config", "families", "hub", "models", "text"},
     "plan": {"core", "models", "training.step"},
     "training.step": {"core", "objectives.base", "training.cached"},

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,6 +23,7 @@ from jaxlm.cli.embed import embed
 from jaxlm.cli.fetch import fetch
 from jaxlm.cli.generate import generate
 from jaxlm.cli.inspect import inspect
+from jaxlm.cli.launch import app as launch_app
 from jaxlm.cli.predict import predict
 from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, start
 from jaxlm.core import errors
@@ -43,6 +44,7 @@ app.add_typer(checkpoint_app, name="checkpoint", epilog=EXIT_CODES)
 app.add_typer(data_app, name="data", epilog=EXIT_CODES)
 app.add_typer(convert_app, name="convert", epilog=EXIT_CODES)
 app.add_typer(adapter_app, name="adapter", epilog=EXIT_CODES)
+app.add_typer(launch_app, name="launch", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=EXIT_CODES)(fetch)
 app.command(epilog=EXIT_CODES)(generate)
@@ -86,9 +88,18 @@ def train(
             "besides steps, log, checkpoint and evaluate. May be given again.",
         ),
     ] = None,
+    coordinator: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Of process 0, in a job of several.")
+    ] = "",
+    processes: Annotated[str, typer.Option(metavar="N", help="How many the job has.")] = "",
+    process: Annotated[str, typer.Option(metavar="I", help="Which this one is, from 0.")] = "",
+    join_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="For all processes to come.")
+    ] = 300.0,
 ) -> int:
     """Train a model. Run the same line again to continue where it stopped."""
     from jaxlm.config.load import load
+    from jaxlm.core.job import Told
 
     file, overrides = _split(arguments)
     config = load(file, overrides)
@@ -100,7 +111,12 @@ def train(
     signal.signal(signal.SIGTERM, _leave)  # the loop has its own; imports take seconds until then
     from jaxlm.training import loop
 
-    return loop.train(config, allow_change=tuple(allow_change or ()))
+    return loop.train(
+        config,
+        allow_change=tuple(allow_change or ()),
+        told=Told(coordinator, processes, process),
+        timeout=join_timeout,
+    )
 
 
 @app.command("eval", epilog=EXIT_CODES)
@@ -254,10 +270,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGINT, _leave)
     code = run([word for word in given if word != "--debug"], debug="--debug" in given)
-    distributed = sys.modules.get("jaxlm.core.distributed")
-    if code and distributed is not None and distributed.count() > 1:
+    if code and (distributed := _job()):
         distributed.exit_now(code)  # the orderly way out would wait for the other processes
     sys.exit(code)
+
+
+def _job() -> ModuleType | None:
+    """The module that knows the other processes, where there are any."""
+    distributed = sys.modules.get("jaxlm.core.distributed")
+    return distributed if distributed is not None and distributed.joined() else None
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -289,6 +310,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         if debug:
             traceback.print_exc()
         found = _known(error)
+        if distributed := _job():
+            distributed.fail(found)
         if found.what:  # without a verb, the help has been shown instead
             print(f"jaxlm: error: {' '.join(str(found).split())}", file=sys.stderr)
         return found.code

@@ -49,9 +49,14 @@ def dump(config: RunConfig) -> str:
 
 def changes(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
     """Return (key, old, new) for each key that differs; None where a side does not have the key."""
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    before, after = flat(old), flat(new)
     keys = dict.fromkeys([*before, *after])
     return [(k, before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)]
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Every value of a run by its dotted key."""
+    return _flat(config.model_dump())
 
 
 def schema() -> dict[str, Any]:

@@ -4,66 +4,136 @@ Messages go through the coordination service's key-value store, not through devi
 that a background thread may send one while a step runs.
 """
 
+import ctypes
+import hashlib
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
 from jax._src import distributed  # the key-value store has no public door
 
-from jaxlm.core.errors import ClusterError, JaxlmError
+from jaxlm.core import gpus
+from jaxlm.core.errors import CLUSTER, INTERNAL, ClusterError, JaxlmError
+from jaxlm.core.job import COORDINATOR, PROCESS, PROCESSES, Job, find
+from jaxlm.core.lifeline import Cause, Lifeline, describe, raised
 
 T = TypeVar("T")
 
-_ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+TIMEOUT = 300.0
+"""Seconds for all processes to come."""
+SKEW = 30.0
+"""Seconds between two clocks that are worth a line: certificates and file times depend on them."""
 _HEARTBEAT = 60  # seconds after which a silent process is taken for dead; jax's default is 100
 _SHUTDOWN = 15  # seconds an ending process waits for the others; jax's default is 300
-_PATIENCE = 7 * 86400.0  # seconds a live process may prepare; a dead one ends all by its heartbeat
+_PATIENCE = 7 * 86400.0  # seconds a live process may prepare; a dead one ends all at once
 _GRACE = 1.5  # seconds that process 0 gives the others to leave by themselves
 _calls: dict[str, int] = {}  # how many gathers of each name this process has started
 _calls_lock = threading.Lock()
+_lifeline: Lifeline | None = None
 
 
-def initialize(timeout: float = 300.0) -> None:
-    """Join the processes that the environment names; nothing without its variables.
+def initialize(
+    job: Job | None = None,
+    facts: Mapping[str, str] | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Join the other processes of a job; nothing for a process that is alone.
 
-    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it
-    before anything touches a device. The coordinator listens on the interface of its address alone,
-    because its port is neither encrypted nor authenticated. timeout: seconds to wait for it.
-    Raises ClusterError for variables that are missing or wrong, a coordinator that does not answer,
-    or a port that is taken (jax itself aborts the process in both cases).
+    job: by default what `job.find` finds. facts: what must be the same on all, by name, such as
+    versions. timeout: seconds for all to come. say: told a line about each process, at process 0.
+    Call it before anything touches a device. The coordinator listens on the interface of its
+    address alone, because its port is neither encrypted nor authenticated. Raises ClusterError on
+    all for one that is missing, there twice, or another than the rest, by its name; and for a
+    coordinator that does not answer or a port that is taken, where jax aborts the process.
     """
-    given = [name for name in (_ADDRESS, _COUNT, _INDEX) if os.environ.get(name)]
-    if not given or distributed.global_state.client is not None:
+    global _lifeline
+    job = job or find()
+    if job is None or distributed.global_state.client is not None:
         return
-    for name in (_ADDRESS, _COUNT, _INDEX):
-        if name not in given:
-            raise ClusterError(name, f"is not set, but {given[0]} is; set all three or none")
-    count, index = _whole(_COUNT), _whole(_INDEX)
-    if not 0 <= index < count:
-        raise ClusterError(_INDEX, f"{index} is not one of {count} processes; use 0 to {count - 1}")
-    address = os.environ[_ADDRESS]
-    host, port = _resolve(address)
-    if index == 0:
-        _check_bind(address, host, port)
-    else:
-        _await_coordinator(address, host, port, timeout)
+    host, port = _resolve(job)
+    _lifeline = Lifeline(job, host, port, _lost)
+    cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+    says = {
+        "facts": dict(facts or {}),
+        "gpus": () if cpu else gpus.visible(),
+        "clock": time.time(),
+    }
+    answer = _lifeline.call(says, lambda all_say: _decide(all_say, job, say), timeout)
+    _bypass_proxies(host)
+    _abort_as_cluster_error()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     jax.distributed.initialize(
-        address,
-        count,
-        index,
+        at,
+        job.processes,
+        job.process,
+        answer["gpus"],
+        "deactivate",
         initialization_timeout=max(1, round(timeout)),
-        coordinator_bind_address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        coordinator_bind_address=at,
         heartbeat_timeout_seconds=_HEARTBEAT,
         shutdown_timeout_seconds=_SHUTDOWN,
     )
+
+
+def _decide(
+    says: list[dict[str, Any]], job: Job, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """What each process is answered: the GPUs that are its own. Raises ClusterError, on all."""
+    names = [each["host"] for each in says]
+    check_same(names, [each["facts"] | {"processes": each["processes"]} for each in says])
+    own = gpus.share([tuple(each["gpus"]) for each in says])
+    for process, (each, chosen) in enumerate(zip(says, own, strict=True)):
+        seen = len(each["gpus"]) if chosen is None else len(chosen)
+        what = f", {seen} GPU{'s' * (seen > 1)}" if seen else ""
+        name = f"process {process} of {job.processes}: {each['host']}"
+        say(f"{name}{what}")
+        if abs(skew := each.get("skew", 0.0)) > SKEW:
+            late = "behind" if skew > 0 else "ahead of"
+            say(f"{name}: its clock is {abs(skew):.0f} s {late} that of process 0")
+    return [{"gpus": chosen, "host": names[0]} for chosen in own]
+
+
+def check_same(names: list[str], facts: list[dict[str, Any]]) -> None:
+    """Raise ClusterError naming a process that says another thing than most do.
+
+    names: of the hosts; facts: what each process says, by name.
+    """
+    for fact in facts[0]:
+        values = [str(each.get(fact, "none")) for each in facts]
+        (usual, many), *others = Counter(values).most_common()
+        if not others:
+            continue
+        odd = next(i for i, value in enumerate(values) if value != usual)
+        more = len(values) - many - 1
+        first = values.index(usual)
+        rest = f"the other {many}" if many > 1 else f"process {first} ({names[first]})"
+        where = f"process {odd} ({names[odd]})" + (f" and {more} more" if more else "")
+        what = f"has another {fact} than {rest}: {_short(values[odd])}, not {_short(usual)}"
+        raise ClusterError(where, f"{what}; give all the same command, files and versions")
+
+
+def _short(value: str) -> str:
+    """A value that fits a line; of a longer one a digest."""
+    return value if len(value) <= 24 else hashlib.sha256(value.encode()).hexdigest()[:12]
+
+
+def compare(name: str, facts: Mapping[str, Any]) -> None:
+    """Raise ClusterError, on all processes, where they do not say the same; all call it."""
+    if count() > 1:
+        rows = [json.loads(row) for row in gather(name, json.dumps([socket.gethostname(), facts]))]
+        check_same([host for host, _ in rows], [each for _, each in rows])
 
 
 def index() -> int:
@@ -83,10 +153,27 @@ def check_complete() -> None:
     """
     if (known := jax.process_count()) != count():
         raise ClusterError(
-            _COUNT,
+            PROCESSES,
             f"says {count()} process, but the devices belong to {known}; in each process set "
-            f"{_ADDRESS}, {_COUNT}={known} and {_INDEX}",
+            f"{COORDINATOR}, {PROCESSES}={known} and {PROCESS}",
         )
+
+
+def joined() -> bool:
+    """Whether this process is, or tried to become, one of several."""
+    return _lifeline is not None
+
+
+def fail(error: JaxlmError) -> None:
+    """Let the other processes know why this one ends; they end with the same code.
+
+    What is no JaxlmError by itself may be another's failure, which a collective felt: its word, if
+    there is one, comes first and ends this process too.
+    """
+    if _lifeline is not None:
+        if error.code == INTERNAL:
+            time.sleep(_GRACE)
+        _lifeline.leave(error.code, str(error))
 
 
 def gather(name: str, value: str, timeout: float = _PATIENCE) -> list[str]:
@@ -133,7 +220,7 @@ def together(name: str, work: Callable[[], T]) -> T:
     try:
         result = work()
     except Exception as error:
-        gather(name, _describe(error))
+        gather(name, json.dumps({"error": describe(error)}))
         raise
     for process, answer in enumerate(gather(name, "")):
         _raise(process, answer)
@@ -151,18 +238,21 @@ def agree(name: str, work: Callable[[], T]) -> T:
     try:
         result = work()
     except Exception as error:
-        gather(name, _describe(error))
+        gather(name, json.dumps({"error": describe(error)}))
         raise
     gather(name, json.dumps({"value": result}))
     return result
 
 
 def exit_now(code: int) -> NoReturn:
-    """Flush what is written and leave at once.
+    """Flush what is written and leave at once; the others are told that it is as it should be,
+    unless `fail` has told them otherwise.
 
     After a failure the orderly way out waits for the other processes, up to 300 s, and then aborts.
     Process 0 leaves last: its end aborts, with code 134, whoever is still there.
     """
+    if _lifeline is not None:
+        _lifeline.leave(0, "")
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -174,74 +264,59 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _describe(error: Exception) -> str:
-    if isinstance(error, JaxlmError):
-        row = {"class": type(error).__name__, "where": error.where, "what": error.what}
-    else:
-        row = {"class": "ClusterError", "where": type(error).__name__, "what": str(error)}
-    return json.dumps({"error": row})
-
-
 def _raise(process: int, answer: str) -> None:
-    row: dict[str, Any] = json.loads(answer or "{}").get("error")
-    if row:
-        known = {kind.__name__: kind for kind in _kinds(JaxlmError)}
-        raise known.get(row["class"], ClusterError)(
-            row["where"], f"{row['what']} (on process {process})"
-        )
+    if row := json.loads(answer or "{}").get("error"):
+        raised(row, f"on process {process}")
 
 
-def _kinds(base: type[JaxlmError]) -> list[type[JaxlmError]]:
-    return [base, *(kind for below in base.__subclasses__() for kind in _kinds(below))]
-
-
-def _whole(name: str) -> int:
-    text = os.environ[name]
-    if not text.isdecimal():
-        raise ClusterError(name, f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _resolve(address: str) -> tuple[str, int]:
-    """host:port as an IP address and a port."""
-    host, _, port = address.rpartition(":")
+def _resolve(job: Job) -> tuple[str, int]:
+    """The coordinator as an IP address and a port."""
+    host, _, port = job.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ClusterError(_ADDRESS, f"{address!r} is not host:port; write it as 10.0.0.1:8476")
+        what = f"{job.coordinator!r} is not host:port; write it as 10.0.0.1:8476"
+        raise ClusterError("coordinator", what)
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise ClusterError(
-            _ADDRESS, f"the name {host!r} does not resolve ({error.strerror}); use an IP address"
-        ) from None
-    return str(found[0][4][0]), int(port)
+        what = f"the name {host!r} does not resolve ({error.strerror}); use an IP address"
+        raise ClusterError("coordinator", what) from None
+    address = str(found[0][4][0])
+    named_here = host != "localhost" and not host.startswith("127.")
+    if named_here and address.startswith("127."):
+        address = _outward() or address  # /etc/hosts often gives a host's own name to 127.0.1.1
+    return address, int(port)
 
 
-def _check_bind(address: str, host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _outward() -> str | None:
+    """The address of this host on the interface that leads out; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ClusterError(
-                _ADDRESS,
-                f"process 0 cannot listen on {address} ({error.strerror}); "
-                "use an address of its own and a free port",
-            ) from None
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
 
 
-def _await_coordinator(address: str, host: str, port: int, timeout: float) -> None:
-    end = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=2).close()
-        except OSError as error:
-            if time.monotonic() >= end:
-                raise ClusterError(
-                    _ADDRESS,
-                    f"nobody answers at {address} after {timeout:g} s ({error}); start process 0 "
-                    "there and open the port between the hosts",
-                ) from None
-            time.sleep(0.2)
-        else:
-            return
+def _bypass_proxies(host: str) -> None:
+    """Let gRPC reach the coordinator directly where the environment names proxies."""
+    for name in ("no_proxy", "NO_PROXY"):
+        if any(key.lower().endswith("_proxy") for key in os.environ):
+            os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
+
+
+def _abort_as_cluster_error() -> None:
+    """Where jax's coordination service aborts the process, let its exit code be CLUSTER.
+
+    The service takes no callback that works (its argument cannot be converted, in jaxlib 0.10 to
+    0.12). The handler is libc's own _exit: it gets the signal's number, which is 6 as CLUSTER is.
+    """
+    assert signal.SIGABRT == CLUSTER
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGABRT.value, ctypes.cast(libc._exit, ctypes.c_void_p))
+
+
+def _lost(cause: Cause) -> None:
+    """Another process ended: say why, and end as it did."""
+    where = f"process {cause.process} ({cause.host})"
+    os.write(2, f"jaxlm: error: {where}: {' '.join(cause.line.split())}\n".encode())
+    exit_now(cause.code)

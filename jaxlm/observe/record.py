@@ -53,11 +53,7 @@ def record(
     devices = jax.devices()
     return {
         "format": FORMAT,
-        "versions": {
-            "jaxlm": jaxlm.__version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        "versions": versions(),
         "devices": {
             "kind": devices[0].device_kind,
             "count": len(devices),
@@ -65,11 +61,17 @@ def record(
             "mesh": dict(mesh),
         },
         "cores": _cores(),
-        "code": code_state(Path(jaxlm.__file__).parent),
+        "code": code_state(),
         "digests": dict(digests),
         "model": dict(model),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of jaxlm and of what it computes with, by name."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"jaxlm": jaxlm.__version__, "python": platform.python_version(), **packages}
 
 
 def begin(folder: str | os.PathLike[str], facts: Record, *, step: int, steps: int) -> list[str]:
@@ -125,7 +127,7 @@ def differences(old: Record, new: Record) -> list[str]:
     return lines
 
 
-def code_state(package: Path) -> dict[str, str]:
+def code_state(package: Path = Path(jaxlm.__file__).parent) -> dict[str, str]:
     """What code runs: in a git checkout its commit and a digest of what is not committed.
 
     package: the folder of jaxlm. Elsewhere, such as in site-packages, only the version, which

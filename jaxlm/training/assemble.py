@@ -1,6 +1,5 @@
 """From a configuration to the parts of a run: tokenizer, data, mesh, network, optimizer, keeper."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed, tree
-from jaxlm.core.errors import CheckpointError, ClusterError, ConfigError
+from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Mask, Params
@@ -35,7 +34,7 @@ from jaxlm.training.evaluate import Gauge
 from jaxlm.training.facts import facts
 from jaxlm.training.gauges import Texts
 from jaxlm.training.objective import check_base, check_fits, make_objective
-from jaxlm.training.resume import identity, steps_of
+from jaxlm.training.resume import steps_of
 from jaxlm.training.state import Keeper
 from jaxlm.training.step import TrainState, train_step
 
@@ -73,7 +72,6 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     tokenizer = get_tokenizer(config, folder / "tokenizer", voice)
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
     check_spec(spec, config, tokenizer)
-    distributed.check_complete()
     layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in MESH_AXES}))
     check_batch(config.batch, config.microbatches, layout.size("batch"))
     data, held = distributed.together("data", partial(reading.read, config, tokenizer, voice.say))
@@ -82,7 +80,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     check_best(config, scored=held is not None)
     opening = partial(gauges.read, config, spec, tokenizer, held)
     texts = distributed.together("texts", opening)
-    check_same(config, tokenizer, data, texts)
+    check_same(tokenizer, data, texts)
     steps, rows = steps_of(config, data.rows_for)
     forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
     want = shapes(config, spec, layout)
@@ -236,21 +234,13 @@ def check_best(config: RunConfig, *, scored: bool) -> None:
         )
 
 
-def check_same(config: RunConfig, tokenizer: Tokenizer, data: Dataset, texts: Texts) -> None:
-    """Raise ClusterError when a process would train on something else than process 0."""
+def check_same(tokenizer: Tokenizer, data: Dataset, texts: Texts) -> None:
+    """Raise ClusterError, on all, when a process would train on something else than the others."""
     facts = {
-        "config": identity(config),
         "tokenizer": tokenizer.digest,
         "data": data.digest,
         "validation": texts.held.digest if texts.held else "",
         "general text": texts.general.digest if texts.general else "",
-        "prompts": [each.ids for each in texts.prompts],
+        "prompts": repr([each.ids for each in texts.prompts]),
     }
-    found = [json.loads(each) for each in distributed.gather("same run", json.dumps(facts))]
-    for process, theirs in enumerate(found):
-        if differing := [name for name in facts if theirs[name] != found[0][name]]:
-            raise ClusterError(
-                f"process {process}",
-                f"has another {' and '.join(differing)} than process 0; give every process the "
-                "same command, files and versions",
-            )
+    distributed.compare("same data", facts)

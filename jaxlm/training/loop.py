@@ -22,6 +22,7 @@ from jaxlm.core.errors import (
     NumericError,
     StorageError,
 )
+from jaxlm.core.job import Told
 from jaxlm.core.platform import choose_platform, use_compile_cache
 from jaxlm.data.pipeline import prefetch
 from jaxlm.observe import flops, memory, record, report, trackers
@@ -33,6 +34,7 @@ from jaxlm.training import forgetting, resume
 from jaxlm.training.assemble import Run, assemble
 from jaxlm.training.classifier import headed
 from jaxlm.training.evaluate import place
+from jaxlm.training.joining import join
 from jaxlm.training.labels import counted
 from jaxlm.training.schedule import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
@@ -46,18 +48,25 @@ DATA_KEYS = ("data", "tokenizer", "length", "seed")
 """Keys whose change changes what rows there are."""
 
 
-def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
+def train(
+    config: RunConfig,
+    *,
+    allow_change: tuple[str, ...] = (),
+    told: Told | None = None,
+    timeout: float = distributed.TIMEOUT,
+) -> int:
     """Train until the run's last step, continuing what its directory holds.
 
     allow_change: keys or sections that may differ from the run that is continued, besides steps,
-    log, checkpoint and evaluate. Returns DONE, or STOPPED after a signal, when everything is saved.
-    Raises JaxlmError, one line with an exit code, for everything else.
+    log, checkpoint and evaluate. told, timeout: as of `join`. Returns DONE, or STOPPED after a
+    signal, when everything is saved. Raises JaxlmError, one line with an exit code, for everything
+    else.
     """
     config.watch()
     choose_platform(config.platform, deterministic=config.deterministic)
     use_compile_cache()
     trackers.require(config.log.trackers)
-    distributed.initialize()
+    hosts = join(config, told, timeout)
     folder, primary = Path(config.folder), distributed.index() == 0
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -69,6 +78,8 @@ def train(config: RunConfig, *, allow_change: tuple[str, ...] = ()) -> int:
         distributed.agree("own", take)
         voice = Progress(folder, name=config.name, steps=config.steps or 0, primary=primary)
         stack.enter_context(voice)
+        for line in hosts:
+            voice.say(line)
         config = distributed.together("init", lambda: headed(counted(inherit(config))))
         accept = partial(resume.accept, config, folder, allow_change, voice.say)
         distributed.agree("go on", accept)

@@ -1,7 +1,6 @@
 """A job that is half described or out of reach is one line, not an abort in C++."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -9,8 +8,9 @@ import pytest
 
 from jaxlm.core import distributed
 from jaxlm.core.errors import ClusterError
+from jaxlm.core.job import COORDINATOR, PROCESS, PROCESSES
 
-NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+NAMES = (COORDINATOR, PROCESSES, PROCESS)
 
 
 @pytest.fixture
@@ -31,15 +31,12 @@ def test_alone_without_the_variables(job):
     assert (distributed.index(), distributed.count()) == (0, 1)
     assert distributed.gather("x", "mine") == ["mine"]
     assert distributed.agree("x", lambda: 3) == distributed.together("x", lambda: 3) == 3
+    distributed.compare("x", {"seed": 1})
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
-        (("127.0.0.1:1", None, "0"), "JAX_NUM_PROCESSES: is not set, but JAX_COORDINATOR_ADDRESS"),
-        ((None, "2", None), "JAX_COORDINATOR_ADDRESS: is not set, but JAX_NUM_PROCESSES"),
-        (("127.0.0.1:1", "two", "0"), "JAX_NUM_PROCESSES: 'two' is not a whole number"),
-        (("127.0.0.1:1", "2", "2"), "JAX_PROCESS_ID: 2 is not one of 2 processes; use 0 to 1"),
         (("127.0.0.1", "2", "0"), "'127.0.0.1' is not host:port"),
         (("127.0.0.1:99999", "2", "0"), "is not host:port"),
         (("no.such.host.invalid:1", "2", "0"), "'no.such.host.invalid' does not resolve"),
@@ -53,17 +50,33 @@ def test_a_wrong_description(job, values, message):
     assert message in str(caught.value) and caught.value.code == 6
 
 
-def test_a_port_that_is_taken_and_a_coordinator_that_is_not_there(job):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        job(address, "2", "1")
-        with pytest.raises(ClusterError, match=f"nobody answers at {address} after 0.3 s"):
-            distributed.initialize(timeout=0.3)
-        taken.listen()
-        job(address, "2", "0")
-        with pytest.raises(ClusterError, match=f"cannot listen on {address}"):
-            distributed.initialize()
+@pytest.mark.parametrize(
+    "facts, message",
+    [
+        ([{"jax": "1"}, {"jax": "1"}], None),
+        (
+            [{"jax": "1"}, {"jax": "2"}],
+            "process 1 (b): has another jax than process 0 (a): 2, not 1",
+        ),
+        (
+            [{"jax": "2"}, {"jax": "1"}, {"jax": "1"}],
+            "process 0 (a): has another jax than the other 2: 2, not 1",
+        ),
+        (
+            [{"seed": 0}, {"seed": 1}, {"seed": 0}, {"seed": 2}, {"seed": 0}],
+            "process 1 (b) and 1 more: has another seed than the other 3: 1, not 0",
+        ),
+        ([{"data": "x" * 99}, {"data": "y" * 99}, {"data": "x" * 99}], "another data than the"),
+    ],
+)
+def test_the_one_that_differs_is_named(facts, message):
+    names = list("abcde"[: len(facts)])
+    if message is None:
+        distributed.check_same(names, facts)
+        return
+    with pytest.raises(ClusterError) as caught:
+        distributed.check_same(names, facts)
+    assert message in str(caught.value) and len(str(caught.value)) < 180
 
 
 def test_leaving_at_once_flushes_and_runs_no_exit_hooks():

@@ -1,0 +1,1 @@
+"""Jobs of several processes: started here, or written for a cluster to start."""
