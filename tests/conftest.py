@@ -17,7 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 
-BRIEF = 5
+BRIEF = 8
 """Of so many cases of a parametrized test, a brief run has one."""
 ALIKE = "config", "data", "observe", "text"
 """Rooms that meet no jax: a brief run, which is for another jax, leaves their tests out."""

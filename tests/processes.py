@@ -37,7 +37,8 @@ def words(folder: Path, *more: str, name: str = "run") -> list[str]:
 def start(*argv: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
     """`python -m jaxlm` with these words, its output captured."""
     ours = {name: value for name, value in os.environ.items() if name != "NPROC"}
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    kept = [flag for flag in ours.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+    flags = " ".join((*kept, f"--xla_force_host_platform_device_count={devices}"))
     return subprocess.Popen(
         [sys.executable, "-m", "jaxlm", *argv],
         env=ours | {"XLA_FLAGS": flags} | environment,

@@ -42,10 +42,14 @@ prepare() {
 }
 
 # Run the tests of marker $2 in .venv-test/$1 with the other arguments, on two workers. Arguments
-# may choose a file that has none of them (pytest's 5).
+# may choose a file that has none of them (pytest's 5). Tiny models run a moment and compile for
+# seconds, half of which is LLVM's optimization: only what is compared with peers has it.
 pytest_in() {
   local version="$1" marker="$2" code=0
   shift 2
+  if [[ "$marker" != peers ]]; then
+    local -x XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+  fi
   JAX_COMPILATION_CACHE_DIR="$PWD/.venv-test/compiled-$version" \
     ".venv-test/$version/bin/python" -m pytest -n 2 -m "$marker" "$@" || code=$?
   [[ $code == 0 || ($code == 5 && $# -gt 0) ]] || exit "$code"

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType, ModuleType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -28,6 +28,9 @@ from jaxlm.cli.predict import predict
 from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, start
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
+
+if TYPE_CHECKING:
+    from jaxlm.config.schema import RunConfig
 
 app = typer.Typer(
     name="jaxlm",
@@ -253,8 +256,7 @@ def data_inspect(
     config = counted(inherit(config))
 
     with TemporaryDirectory() as scratch:
-        own = Path(config.folder, "tokenizer")
-        folder = own if own.is_dir() else Path(scratch, "tokenizer")
+        folder = Path(config.folder if _is_of(config) else scratch, "tokenizer")
         with Progress(scratch, name=config.name, steps=0, primary=True, stream=sys.stderr) as voice:
             tokenizer = get_tokenizer(config, folder, voice)
             data, _ = reading.read(config, tokenizer, voice.say)
@@ -263,6 +265,17 @@ def data_inspect(
         print(labels_shown.inspect(data, tokenizer, chosen, rows, color))
     else:
         print(inspect.inspect(data, tokenizer, rows, color))
+
+
+def _is_of(config: "RunConfig") -> bool:
+    """Whether the run in a configuration's folder has the tokenizer that it asks for."""
+    from jaxlm.config.load import changes, load
+
+    saved = os.path.join(config.folder, "config.yaml")
+    if not os.path.isfile(saved) or not os.path.isdir(os.path.join(config.folder, "tokenizer")):
+        return False
+    other = {key.partition(".")[0] for key, _, _ in changes(load(saved), config)}
+    return not other & {"tokenizer", "objective", "init", "data"}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 
@@ -22,7 +22,7 @@ from jaxlm.cli.setup import (
     platform_of,
     start,
 )
-from jaxlm.core.errors import DataError
+from jaxlm.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from jaxlm.inference.predict import Task
@@ -55,18 +55,25 @@ def predict(
     start(platform or platform_of(model))
     from jaxlm.inference import predict as predicting
     from jaxlm.inference.output import check_output
+    from jaxlm.observe.metrics import finite
 
     if output is not None:
         check_output(output, input, (".jsonl",))
     loaded = load(model, adapter, force=force)
     task = predicting.task_of(loaded)
     own = _columns(model)
-    records = _asked(input, task, text or own.text, pair or own.pair, own.pairs)
+    if pair and task.problem == "tokens":
+        raise ConfigError("--pair", "is of a classifier of texts, not of words; leave it out")
+    asked = _asked(input, task, text or own.text, pair or own.pair, own.pairs)
+    if (first := next(asked, None)) is None:
+        raise DataError(input, "holds no text; name another file")
+    records = chain([first], asked)
     with _opened(output) as out:
         while chunk := list(islice(records, CHUNK)):
             found = predicting.predict(loaded, [each for _, each in chunk], overlong)
             for (record, _), said in zip(chunk, found, strict=True):
-                line = json.dumps({**record, **said}, ensure_ascii=False, default=str)
+                plain = {name: finite(value) for name, value in record.items()}
+                line = json.dumps({**plain, **said}, ensure_ascii=False, default=str)
                 print(line, file=out)
 
 
@@ -122,6 +129,8 @@ def _asked(
     wanted: Any = SimpleNamespace(**task._asdict(), type=task.type, **named)
     for where, found in lines.read(path, partial(columns.named, wanted=wanted)):
         if isinstance(found, str):
+            if pair:
+                raise ConfigError("--pair", f"{path} has no columns; leave it out")
             yield {"text": found}, Asked(where, found, None, (*found.split(),))
             continue
         if taken := sorted(found.keys() & {"prediction", "probabilities"}):

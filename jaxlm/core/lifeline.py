@@ -26,6 +26,7 @@ Says = dict[str, Any]
 _LONGEST = 2**20  # bytes of a line
 _RETRY = 0.2  # seconds between two attempts to reach process 0
 _LATE = 15.0  # seconds that process 0 has to answer beyond the time limit
+_LINGER = 1.0  # seconds in which late processes are still told that nothing begins
 _SAY = 2.0  # seconds that the last word of a process may take
 _ALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -52,6 +53,7 @@ class Lifeline:
         self._names: dict[int, str] = {}
         self._says: dict[int, Says] = {}
         self._spoilt: JaxlmError | None = None
+        self._refusal: Says | None = None
         self._answered = self._leaving = False
         self._changed: asyncio.Event | None = None
 
@@ -95,13 +97,16 @@ class Lifeline:
                     await self._changed.wait()
         except TimeoutError:
             pass
-        server.close()
         self._answered = True
         try:
             answers = decide(self._complete(timeout))
         except JaxlmError as error:
-            self._broadcast({"error": describe(error)})
+            self._refusal = {"error": describe(error)}
+            self._broadcast(self._refusal)
+            await asyncio.sleep(_LINGER)
             raise
+        finally:
+            server.close()
         for process, writer in self._writers.items():
             writer.write(_line(answers[process]))
         return answers[0]
@@ -144,6 +149,9 @@ class Lifeline:
             writer.close()  # none of us
             return
         _keep_alive(writer)
+        if self._refusal:
+            writer.write(_line(self._refusal))
+            return
         if process in self._says:
             both = f"{self._names[process]} and {name} both say that they are it"
             error = ClusterError(f"process {process}", f"{both}; give each its own number")

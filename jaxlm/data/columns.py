@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 from jaxlm.core.errors import DataError
 from jaxlm.data import files, labels
-from jaxlm.data.records import Record, fields, records, table
+from jaxlm.data.records import Record, fields, records, table, there
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -20,8 +20,6 @@ WORDS = ("tokens", "words", "text")
 LABELS = ("label", "labels", "class", "target", "score")
 TAGS = ("tags", "ner_tags", "labels", "label")
 """Columns that are found, in the order in which they are tried; pairs before single texts."""
-SHOWN = 8
-"""Most columns that an error lists."""
 
 Problem = Literal["single", "multi", "regression", "tokens"]
 
@@ -87,25 +85,33 @@ def find(record: Mapping[str, Any], wanted: Wanted, where: str) -> Columns:
     return found._replace(label=label)
 
 
-def inputs(record: Mapping[str, Any], wanted: Any, where: str, *, pairs: bool = True) -> Columns:
+def inputs(
+    record: Mapping[str, Any],
+    wanted: Any,
+    where: str,
+    *,
+    pairs: bool = True,
+    keys: str = "objective.",
+) -> Columns:
     """The columns of a record's texts alone. Raises DataError, with those that are there.
 
-    pairs: whether two texts that are read together are looked for.
+    pairs: whether two texts that are read together are looked for. keys: what comes before the
+    name of what would name another, in errors.
     """
     if problem(wanted) == "tokens":
         words = wanted.words or next((name for name in WORDS if name in record), None)
         if words not in record:
-            _missing(record, "words", wanted.words, WORDS, where)
+            _missing(record, "words", wanted.words, WORDS, where, keys)
         return Columns(str(words))
     text, pair = wanted.text, wanted.pair
     if pairs and not text and not pair:
         text, pair = next((p for p in PAIRS if p[0] in record and p[1] in record), (None, None))
     text = text or next((name for name in TEXTS if name in record), None)
     if text not in record:
-        known = (*TEXTS, *(" + ".join(pair) for pair in PAIRS))
-        _missing(record, "text", wanted.text, known, where)
+        known = (*TEXTS, *(" + ".join(pair) for pair in PAIRS if pairs))
+        _missing(record, "text", wanted.text, known, where, keys)
     if pair and pair not in record:
-        _missing(record, "pair", pair, (), where)
+        _missing(record, "pair", pair, (), where, keys)
     return Columns(str(text), pair)
 
 
@@ -151,9 +157,13 @@ def _flags(record: Mapping[str, Any], found: Columns, wanted: Wanted) -> tuple[s
 
 
 def _missing(
-    record: Mapping[str, Any], key: str, given: str | None, known: tuple[str, ...], where: str
+    record: Mapping[str, Any],
+    key: str,
+    given: str | None,
+    known: tuple[str, ...],
+    where: str,
+    keys: str = "objective.",
 ) -> NoReturn:
-    there = ", ".join(list(record)[:SHOWN]) or "none"
     wrong = f"no column {given!r}" if given else f"no column of {key} ({', '.join(known)})"
-    what = f"{wrong}; the columns are {there}: name one in objective.{key}"
+    what = f"{wrong}; the columns are {there(record)}: name one as {keys}{key}"
     raise DataError(where, what)

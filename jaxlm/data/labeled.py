@@ -44,9 +44,12 @@ def read(
     for file in files_of(path):
         its: Columns | None = None
         for where, record in lexemes(file) if path == files.STDLIB else columns.named(file, wanted):
-            if its is None or not its.needed <= record.keys():
+            if its is None:
                 its = columns.find(record, wanted, where)
                 told(its)
+            elif gone := sorted(its.needed - record.keys()):
+                what = f"no column {gone[0]!r}, which the records before it have"
+                raise DataError(where, f"{what}; write it, or leave the record out")
             said = _said(record, its, wanted, where)
             yield Labeled(where, *said, _labels(record, its, wanted, len(said[2]), where))
 
@@ -56,7 +59,7 @@ def unlabeled(record: dict[str, Any], wanted: Wanted, where: str, *, pairs: bool
 
     pairs: whether pairs are looked for where no column is named.
     """
-    found = columns.inputs(record, wanted, where, pairs=pairs)
+    found = columns.inputs(record, wanted, where, pairs=pairs, keys="--")
     return Labeled(where, *_said(record, found, wanted, where), ())
 
 
@@ -76,20 +79,25 @@ def names(sources: Iterable[Source], wanted: Wanted) -> tuple[str, ...]:
     """
     found: list[Columns] = []
     counted: Counter[str] = Counter()
-    several = 1
+    several, sets = 1, set[tuple[Any, ...]]()
     for source in (sources := tuple(sources)):
         for one in read(source, wanted, found.append):
             if problem(wanted) == "regression":
                 several = len(one.labels)
                 break
             counted.update(one.labels)
+            sets.add(tuple(sorted(one.labels)) if len(sets) < 2 else ())
     if not found:
         raise DataError(sources[0].path, "holds no example; name other files")
     if problem(wanted) == "regression":
         name = str(found[0].label)
         return (name,) if several == 1 else tuple(f"{name}_{i}" for i in range(several))
     every = {*counted, *(name for each in found for name in each.flags)}
-    check_classes(counted, wanted, ", ".join(source.path for source in sources))
+    where = ", ".join(source.path for source in sources)
+    if problem(wanted) == "multi" and len(sets) == 1:
+        what = f"every example has the labels {sorted(counted)}"[:80]
+        raise DataError(where, f"{what}: there is nothing to tell apart; add examples of others")
+    check_classes(counted, wanted, where)
     return labels.ordered(every)
 
 

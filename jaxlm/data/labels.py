@@ -1,7 +1,7 @@
 """What is written of labels, as names, and names as ids."""
 
 import json
-import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +9,10 @@ from jaxlm.core.errors import DataError
 
 SHOWN = 12
 """Most names of a label set that an error lists."""
+LARGEST = 3.4028234e38
+"""Of float32, in which numbers are learned."""
+NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?")
+"""A name that counts something; one with zeros before it, such as 007, does not."""
 YES = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -18,16 +22,21 @@ class LabelSet:
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
         self._ids = {name: index for index, name in enumerate(self.names)}
-        self._numbered = any(name.isdecimal() for name in self.names)
+        self._numbers = {
+            n: i for i, name in enumerate(self.names) if (n := _number(name)) is not None
+        }
 
     def id(self, name: str, where: str) -> int:
-        """The id of a label by its name or, where no name is a number, by its id.
+        """The id of a label by its name, however a number is written (1 and 1.0), or, where no
+        name is a number, by its id.
 
         Raises DataError, with the set, for one that is not in it.
         """
         if (found := self._ids.get(name)) is not None:
             return found
-        if not self._numbered and name.isdecimal() and int(name) < len(self.names):
+        if self._numbers and (number := _number(name)) in self._numbers:
+            return self._numbers[number]
+        if not self._numbers and name.isdecimal() and int(name) < len(self.names):
             return int(name)
         known = ", ".join(self.names[:SHOWN]) + ", ..." * (len(self.names) > SHOWN)
         what = f"label {name!r} is none of the {len(self.names)} labels: {known}"
@@ -36,8 +45,10 @@ class LabelSet:
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
     """Names sorted, numbers by what they count."""
-    every = set(names)
-    return tuple(sorted(every, key=int if all(map(_is_whole, every)) else str))
+    every = sorted(set(names))
+    numbers = {name: _number(name) for name in every}
+    plain = None in numbers.values()
+    return tuple(every if plain else sorted(every, key=lambda name: numbers[name] or 0.0))
 
 
 def name_of(value: Any, where: str) -> str:
@@ -92,13 +103,18 @@ def numbers_of(value: Any, where: str) -> list[float]:
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         value = _json(value, where)
     found = []
+    if isinstance(value, list | tuple) and not value:
+        raise DataError(where, "the label is an empty list; write a number such as 2.5")
     for each in value if isinstance(value, list | tuple) else [value]:
         try:
             number = float(each)
-        except (TypeError, ValueError):
-            number = math.nan
-        if isinstance(each, bool) or not math.isfinite(number):
-            raise DataError(where, f"the label {each!r} is no number; write one such as 2.5")
+        except (TypeError, ValueError, OverflowError):
+            number = LARGEST * 2
+        if isinstance(each, bool) or not abs(number) <= LARGEST:  # of NaN neither is true
+            said = repr(each)[:40]
+            raise DataError(
+                where, f"the label {said} is no number of float32; write one such as 2.5"
+            )
         found.append(number)
     return found
 
@@ -125,8 +141,6 @@ def _json(text: str, where: str) -> Any:
         raise DataError(where, f'{what}; write ["a", "b"], a|b or a,b') from None
 
 
-def _is_whole(name: str) -> bool:
-    try:
-        return str(int(name)) == name
-    except ValueError:
-        return False
+def _number(name: str) -> float | None:
+    """What a name counts, if it is a number as people write labels: 2, -1, 0.5."""
+    return float(name) if NUMBER.fullmatch(name) else None

@@ -8,13 +8,15 @@ from jaxlm.data import files
 from jaxlm.data.records import Record, files_of, records, text
 
 LINES = ".txt"
-"""Files of which each line is a text; blank ones are left out."""
+"""Files of which each line is a text."""
 
 
 def read(
-    path: str, of: Callable[[Any], Iterable[Record]] = records
+    path: str, of: Callable[[Any], Iterable[Record]] = records, *, blank: bool = True
 ) -> Iterator[tuple[str, str | dict[str, Any]]]:
-    """(where it is from, a text or a record) of every line or record. of: reads a file of records.
+    """(where it is from, a text or a record) of every line or record.
+
+    of: reads a file of records. blank: leave blank lines of a text file out.
 
     Raises DataError with file and line.
     """
@@ -24,8 +26,8 @@ def read(
         if files.suffix(file) != LINES:
             yield from of(file)
             continue
-        for number, line in enumerate(files.text_of(file).split("\n"), 1):
-            if line.strip():
+        for number, line in enumerate(files.text_of(file).removesuffix("\n").split("\n"), 1):
+            if line.strip() or not blank:
                 yield f"{file}:{number}", line.removesuffix("\r")
 
 
@@ -34,8 +36,9 @@ def texts(path: str, field: str) -> Iterator[tuple[str, str]]:
 
     Raises DataError with file and line for what is no text or empty.
     """
-    for where, found in read(path):
+    for where, found in read(path, blank=False):
         said = found if isinstance(found, str) else text(found, field, where)
-        if not said:
-            raise DataError(where, f"{field} is empty; write a text, or leave the record out")
+        if not said.strip():
+            what = "the line" if isinstance(found, str) else field
+            raise DataError(where, f"{what} is empty; write a text, or leave it out")
         yield where, said

@@ -25,7 +25,7 @@ from jaxlm.data.audit import Audit
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.packing import READ, Batch
 from jaxlm.data.pipeline import Opened, Opener
-from jaxlm.data.records import files_of, records, text
+from jaxlm.data.records import files_of, records, text, there
 from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
 from jaxlm.text.fitting import check_room, cut
@@ -214,9 +214,8 @@ def _columns(record: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
     negatives = [name for _, name in sorted(numbered)]
     anchor = next((name for name in ANCHORS if name in record), None)
     positive = next((name for name in POSITIVES if name in record), None)
-    if anchor and positive:
-        return anchor, positive, *negatives
-    for pair in SYMMETRIC:
+    asymmetric = ((anchor, positive),) if anchor and positive else ()
+    for pair in (*asymmetric, *SYMMETRIC):
         if set(pair) <= record.keys():
             if marked := [name for name in MARKED if name in record]:
                 what = f"has {marked[0]} beside {' and '.join(pair)}, which may not belong together"
@@ -225,8 +224,7 @@ def _columns(record: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
             return *pair, *negatives
     if field in record:
         return field, field, *negatives
-    there = ", ".join(list(record)[:8]) or "none"
-    what = f"the columns are {there}; name two: objective.columns=[ANCHOR, POSITIVE]"
+    what = f"the columns are {there(record)}; name two: objective.columns=[ANCHOR, POSITIVE]"
     raise DataError(where, what)
 
 
@@ -247,8 +245,9 @@ def _several(record: dict[str, Any], name: str, where: str) -> list[str]:
 
 def _check_there(record: dict[str, Any], name: str, where: str) -> None:
     if name not in record:
-        there = ", ".join(list(record)[:8]) or "none"
-        what = f"no column {name!r}; the columns are {there}: name others as objective.columns"
+        what = (
+            f"no column {name!r}; the columns are {there(record)}: name others as objective.columns"
+        )
         raise DataError(where, what)
 
 

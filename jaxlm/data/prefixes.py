@@ -24,7 +24,8 @@ def sequential_split(n: int, rng: np.random.Generator, rate: float = 0.25) -> in
     its length uniform (S-denoising, Tay et al. 2022, section 3.1.2).
     """
     most = int(longest_end(np.int64(n), rate))
-    return n - int(rng.integers(max(1, round(2 * rate * n) - most), most + 1))
+    least = min(most, max(1, round(2 * rate * n) - most))
+    return n - int(rng.integers(least, most + 1))
 
 
 def longest_end(length: np.ndarray | np.integer, rate: float) -> np.ndarray:

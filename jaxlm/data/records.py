@@ -8,7 +8,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,20 @@ def is_saved(path: str) -> bool:
     return "://" not in path and (Path(path).expanduser() / SAVED).is_file()
 
 
+SHOWN = 8
+"""Most columns that an error lists."""
+
+
+def there(record: Mapping[str, Any]) -> str:
+    """The columns of a record, as errors list them; quoted where blanks around one hide."""
+    names = [name if name.strip() == name and name else repr(name) for name in record]
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN) or "none"
+
+
 def column(record: dict[str, Any], name: str, where: str) -> Any:
     """The value of a column. Raises DataError that names those that are there."""
     if name not in record:
-        found = ", ".join(list(record)[:8]) or "none"
-        what = f"no column {name!r}; the columns are {found}: name another"
+        what = f"no column {name!r}; the columns are {there(record)}: name another"
         raise DataError(where, what)
     return record[name]
 

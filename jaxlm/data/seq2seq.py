@@ -24,7 +24,7 @@ from jaxlm.core.errors import DataError
 from jaxlm.data import files
 from jaxlm.data.audit import Audit
 from jaxlm.data.cache import held_out
-from jaxlm.data.records import files_of, records, text
+from jaxlm.data.records import files_of, records, text, there
 from jaxlm.data.signatures import signatures
 from jaxlm.data.sources import Source
 
@@ -128,6 +128,9 @@ def pair_of(
     are not known, or hold no texts.
     """
     columns, wanted = _columns(record, how, where)
+    if how.target is None and record.get(columns[0]) in (None, ""):
+        what = f"{columns[0]} is empty beside {' and '.join(columns[1:]) or wanted}; write a text"
+        raise DataError(where, f"{what}, or name others as objective.source")
     said = [text(record, name, where) for name in columns if record.get(name) is not None]
     if not (source := "\n".join(filter(None, said))):
         what = f"{' and '.join(columns)}: the source is empty; write a text"
@@ -142,15 +145,14 @@ def pair_of(
 
 def _columns(record: dict[str, Any], how: How, where: str) -> tuple[tuple[str, ...], str]:
     """Those of the source and of the target."""
-    there = ", ".join(list(record)[:8]) or "none"
     if how.target is not None:
         if lacking := [name for name in how.source if name not in record]:
-            what = f"no column {lacking[0]!r}; the columns are {there}"
+            what = f"no column {lacking[0]!r}; the columns are {there(record)}"
             raise DataError(where, f"{what}: name others as objective.source")
         return how.source, how.target
     known = [(columns, target) for columns, target in COLUMNS if columns[0] in record]
     if not known:
-        what = f"the columns are {there}; name them: objective.source=COLUMN"
+        what = f"the columns are {there(record)}; name them: objective.source=COLUMN"
         raise DataError(where, f"{what} objective.target=COLUMN")
     columns, target = next((each for each in known if each[1] in record), known[0])
     return tuple(name for name in columns if name in record), target

@@ -122,7 +122,8 @@ def headed(
     TOKENS; where no family has the spec, or the one that has it no such head, with a plain one.
 
     came: the config.json that the model came with, which may say more of such a head than the spec.
-    Raises ConfigError where a model that came so has no such head in its family.
+    Raises ConfigError where a model that came so, or an encoder-decoder, has no such head in its
+    family.
     """
     try:
         family = find(came) if came else fitting(spec)
@@ -133,7 +134,7 @@ def headed(
         values = {**(came or family.config(spec)), "architectures": [name]}
         head = family.spec(values | write_labels(named({}, one))).head
         return spec.model_copy(update={"head": head})
-    if family and came:
+    if family and (came or spec.structure == "encoder-decoder"):
         those = ", ".join(name for name, each in FAMILIES.items() if kind in each.classifiers)
         what = f"{family.model_type} has no head for {kind}; take a model of {those}"
         raise ConfigError("objective.type", what)

@@ -57,6 +57,8 @@ def read_labels(config: Config, default: int = 2) -> Fields:
     names = config.any("id2label")
     if names is not None and not (isinstance(names, dict) and names):
         raise config.error("id2label", "is not an object of names by id")
+    if names and {str(key) for key in names} != {str(i) for i in range(len(names))}:
+        raise config.error("id2label", f"does not name 0 to {len(names) - 1}")
     if twice := [name for name, n in Counter(map(str, (names or {}).values())).items() if n > 1]:
         raise config.error("id2label", f"names {twice[0]} twice; name each label once")
     count = len(names) if names else config.get("num_labels", default)

@@ -34,6 +34,8 @@ its kernels where they were quantized meanwhile."""
 PREFIX = "base_model.model."
 ENDS = {"a": ".lora_A.weight", "b": ".lora_B.weight", "m": ".lora_magnitude_vector"}
 ROWS = ".token_adapter.trainable_tokens_delta"
+HEADS = ("score.", "classifier.", "classification_head.")
+"""In names of tensors that score labels."""
 """Ends the name of the rows of some ids [n, D] that replace those of a table."""
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Ways to begin an adapter, of PEFT's, that leave the base as it is."""
@@ -92,7 +94,11 @@ def read_adapter(
 
     used |= _check_copies(where, tensors, files, family.copied(spec, shapes), of_base, tied)
     if left := sorted(set(files) - used):
-        raise CheckpointError(where, f"{files[left[0]]} adapts nothing that the base has")
+        what = f"{files[left[0]]} adapts nothing that the base has"
+        if any(word in left[0] for word in HEADS) and not spec.head.labels:
+            what = f"holds {files[left[0]]}, of a head for labels, which the base has not"
+            what += "; export the run that trained it: jaxlm convert export RUN OUT --merge"
+        raise CheckpointError(where, what)
     return made, told.get(BASE)
 
 

@@ -14,6 +14,7 @@ from jaxlm import families
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.checkpoint.digest import digests
 from jaxlm.checkpoint.manifest import chain
+from jaxlm.config.objectives import Contrastive
 from jaxlm.config.schema import Lora
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError, ConfigError
@@ -24,6 +25,7 @@ from jaxlm.hub import load as folders
 from jaxlm.hub.adapter import put_adapter, read_adapter
 from jaxlm.hub.adapter_save import save_adapter
 from jaxlm.hub.fetch import is_remote
+from jaxlm.hub.pooling import write_pooling
 from jaxlm.inference import imported
 from jaxlm.inference.run import (
     Run,
@@ -39,6 +41,7 @@ from jaxlm.inference.run import (
 )
 from jaxlm.models import lora, quantize, rows
 from jaxlm.models.axes import AXES
+from jaxlm.models.embedding import pooling
 from jaxlm.models.spec import ModelSpec
 
 
@@ -51,6 +54,8 @@ class Adapter:
     leaves: dict[str, np.ndarray]
     base: Params
     """What it was read for."""
+    pool: str | None = None
+    """How texts are pooled with it, where its folder says so."""
 
 
 def base_digest(params: Params, spec: ModelSpec) -> str:
@@ -160,6 +165,8 @@ def export_adapter(source: str, out: str) -> Family:
         quantized=kind if kind in quantize.KINDS else "",
         name=init.removeprefix("hf://").partition("@")[0] if is_remote(init) else init,
     )
+    if isinstance(config.objective, Contrastive):
+        write_pooling(Path(out), pooling(config.objective.pool, run.spec), run.spec.embed)
     return family
 
 

@@ -56,6 +56,8 @@ def framed(
             text.encode()
         except UnicodeEncodeError:
             raise DataError(name, "has a lone surrogate; write valid Unicode") from None
+        if not text.strip():
+            raise DataError(name, "is empty; write a text, or leave it out")
     room, found = spec.max_length - len(tokenizer.framed([])), []
     for name, ids in zip(names, tokenizer.encode_batch([*texts]), strict=True):
         check_fits(len(ids) - room, spec.max_length, overlong, name)

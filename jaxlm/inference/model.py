@@ -21,6 +21,7 @@ from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
 from jaxlm.families.heads import Labels
 from jaxlm.hub.adapter import put_adapter
+from jaxlm.hub.pooling import pooling_of
 from jaxlm.inference import adapters, predict, slots, texts
 from jaxlm.inference.adapters import Adapter
 from jaxlm.inference.batch import Tokens, batch_of, by_length
@@ -101,7 +102,8 @@ class Model:
         )
         several = [f"{path}:{weight:g}" for path, weight in given.items()]
         name = " + ".join(several) if len(several) > 1 else next(iter(given))
-        return Adapter(name, leaves, self._base)
+        pools = {pool for path in given if (pool := pooling_of(Path(path)))}
+        return Adapter(name, leaves, self._base, pools.pop() if len(pools) == 1 else None)
 
     def _with(self, adapter: Adapter, name: str | None) -> "Model":
         if adapter.base is not self._base:
@@ -111,6 +113,7 @@ class Model:
         for part in ("_beam_search", "_embedded", "_generator", "_hidden", "_logits"):
             getattr(self, part)  # made now and compiled when used: both have the same
         adapted = copy.copy(self)
+        adapted._pool = adapter.pool or self._pool
         if self._held:
             adapted.params, adapted._held = slots.put(
                 self.params, self._held, name or adapter.name, adapter, self._layout

@@ -51,7 +51,9 @@ def open_run(folder: str | Path) -> Run:
             "is neither a run (config.yaml) nor a Hugging Face folder (config.json); name one",
         )
     if not (path / "tokenizer").is_dir():
-        raise CheckpointError(str(path), "has lost its tokenizer/; put it back from a copy")
+        raise CheckpointError(
+            str(path), "has no tokenizer/: train it to its first step, or put it back from a copy"
+        )
     config = load_config(str(path / "config.yaml"), [])
     tokenizer = tokenizers.load(path / "tokenizer")
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)

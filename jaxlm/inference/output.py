@@ -1,10 +1,10 @@
 """The file that a verb writes."""
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.errors import ConfigError, StorageError
 
 
 def check_output(path: str, source: str, kinds: Collection[str]) -> None:
@@ -17,6 +17,8 @@ def check_output(path: str, source: str, kinds: Collection[str]) -> None:
         raise ConfigError("--output", f"{path} is in no folder that exists; make it first")
     if Path(path).is_dir():
         raise ConfigError("--output", f"{path} is a folder; name a file")
+    if Path(path).is_file() and (Path(path).absolute().parent / "record.json").is_file():
+        raise ConfigError("--output", f"{path} is a file of a run; name another file")
     if Path(path).resolve() == Path(source).resolve():
         raise ConfigError("--output", f"{path} is the input; name another file")
 
@@ -31,5 +33,9 @@ def whole(path: str) -> Iterator[Path]:
     try:
         yield part
         part.replace(last)
+    except OSError as error:
+        what = f"{error.strerror}; the folder must be writable and have room"
+        raise StorageError(path, what) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -80,8 +80,17 @@ def asked(task: Task, texts: Sequence[Any], pairs: Sequence[str] | None = None) 
         what = "are a list of texts, pairs another as long; write ['a text'] for a single one"
         raise DataError("texts", what)
     if task.problem == "tokens":
-        words = (each.split() if isinstance(each, str) else each for each in texts)
+        if pairs is not None:
+            raise DataError("pairs", "are of a classifier of texts, not of words; leave them out")
+        words = [each.split() if isinstance(each, str) else each for each in texts]
+        for i, each in enumerate(words, 1):
+            if not isinstance(each, list | tuple) or not all(isinstance(w, str) for w in each):
+                raise DataError(f"text {i}", "is neither a text nor a list of words")
         return [Asked(f"text {i}", words=tuple(each)) for i, each in enumerate(words, 1)]
+    seconds = [""] * len(texts) if pairs is None else pairs
+    for i, both in enumerate(zip(texts, seconds, strict=True), 1):
+        if odd := [each for each in both if not isinstance(each, str)]:
+            raise DataError(f"text {i}", f"is {type(odd[0]).__name__}, not a text")
     seconds = [None] * len(texts) if pairs is None else pairs
     both = zip(texts, seconds, strict=True)
     return [Asked(f"text {i}", text, pair) for i, (text, pair) in enumerate(both, 1)]

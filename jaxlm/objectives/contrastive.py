@@ -71,7 +71,7 @@ def contrastive(*, embed: Embed, temperature: float, symmetric: bool) -> Objecti
 def _belonging(texts: Array) -> Array:
     """bool [B, B, K - 1]: whether text k of row j may belong to the anchor of row i too.
 
-    It is the text of i's anchor or positive, or the positive of an anchor with the same text.
+    It is the text of i's anchor, or of a positive of an anchor with the same text as i's.
     """
     words = texts.reshape(len(texts), -1, 2)
 
@@ -81,9 +81,9 @@ def _belonging(texts: Array) -> Array:
         return next(pairs) & next(pairs)
 
     others = words[:, 1:]
-    found = same(words[:, 0], others) | same(words[:, 1], others)
-    alike = same(words[:, 0], words[:, :1])[:, :, 0]
-    return found.at[:, :, 0].set(found[:, :, 0] | alike)
+    alike = same(words[:, 0], words[:, :1])[:, :, 0].astype(jnp.float32)
+    positives = same(words[:, 1], others).astype(jnp.float32)
+    return same(words[:, 0], others) | (jnp.einsum("ij,jrk->irk", alike, positives) > 0)
 
 
 def _scores(loss: float, weight: float, extra: Mapping[str, Any]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from jax import Array
 
 BINS = 15
 """Of confidences (Guo et al. 2017, section 4)."""
+RESOLVED = 1e-6
+"""Share of a sum of squares below which a variance is the rounding of float32 sums."""
 
 
 def confused(true: Array, found: Array, weights: Array, labels: int) -> dict[str, Array]:
@@ -107,12 +109,20 @@ def calibration(table: Any) -> dict[str, float]:
 
 
 def of_moments(table: Any) -> dict[str, float]:
-    """pearson, the correlation, and mean_absolute_error: means over the numbers of a text."""
+    """pearson, the correlation, and mean_absolute_error: means over the numbers of a text.
+
+    pearson is NaN where one side does not vary, or by no more than the rounding of float32 sums:
+    numbers far from 0 against their spread are better given as how far they are from their mean.
+    """
     n, x, y, xx, yy, xy, off = np.asarray(table, np.float64).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        spread = np.sqrt(np.maximum(xx - x * x / n, 0) * np.maximum(yy - y * y / n, 0))
-        pearson = (xy - x * y / n) / spread
-    return {"pearson": float(pearson.mean()), "mean_absolute_error": share(off.sum(), n.sum())}
+        own, other = xx - x * x / n, yy - y * y / n
+        told = (own > RESOLVED * xx) & (other > RESOLVED * yy)
+        pearson = np.where(told, (xy - x * y / n) / np.sqrt(own * other), np.nan)
+    return {
+        "pearson": float(np.clip(pearson, -1, 1).mean()),
+        "mean_absolute_error": share(off.sum(), n.sum()),
+    }
 
 
 def _mean_f1(both: np.ndarray, found: np.ndarray, there: np.ndarray) -> float:

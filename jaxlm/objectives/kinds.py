@@ -32,5 +32,9 @@ def kind(spec: ModelSpec) -> str:
 
 
 def fitting(spec: ModelSpec) -> Iterator[str]:
-    """The objectives that train such a model."""
-    return (name for name, kinds in TRAINS.items() if kind(spec) in kinds)
+    """The objectives that train such a model; those of labels make a head where there is none."""
+    kinds = {kind(spec)}
+    if not spec.head.labels:
+        words = set() if spec.structure == "encoder-decoder" else {"token classifier"}
+        kinds |= {"classifier"} | words
+    return (name for name, trained in TRAINS.items() if kinds & {*trained})

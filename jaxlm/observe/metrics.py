@@ -62,7 +62,7 @@ class Metrics:
         if not self._primary:
             return
         plain = {name: _plain(value) for name, value in row.items()}
-        text = json.dumps({k: _finite(v) for k, v in plain.items()}, allow_nan=False)
+        text = json.dumps({k: finite(v) for k, v in plain.items()}, allow_nan=False)
         self._waiting.append(text.encode() + b"\n")
         self._write()
         for tracker in self._trackers:
@@ -184,9 +184,10 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as strict JSON has it: NaN and infinities as texts."""
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

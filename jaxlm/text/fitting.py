@@ -92,7 +92,7 @@ def check_fits(over: int, length: int, overlong: str, where: str) -> None:
     """
     if over > 0 and overlong == "error":
         what = f"{length + over} tokens are more than the model's {length} positions"
-        raise DataError(where, f"{what}; cut it, or let overlong be truncate-right")
+        raise DataError(where, f"{what}; cut it, or use overlong=truncate-right (--overlong)")
 
 
 def _encoded(tokenizer: Tokenizer, text: str, where: str) -> list[int]:

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxlm.config.objectives import Contrastive
+from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import DataError
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.tree import Params
@@ -134,6 +136,15 @@ def check_found(wanted: Sequence[sources.Source]) -> None:
         )
 
 
+def _devices(config: RunConfig) -> list[Any]:
+    """Those to score on: all, but of rows that are compared with each other no more than the batch
+    splits over, so that a score is the same on any.
+    """
+    devices = jax.devices()
+    whole = isinstance(config.objective, Contrastive)
+    return devices[: math.gcd(config.batch, len(devices))] if whole else devices
+
+
 def evaluate_run(
     run_dir: str | Path, batches: int | None = None, say: Callable[[str], None] = _say
 ) -> dict[str, Any]:
@@ -142,14 +153,14 @@ def evaluate_run(
     batches: at most so many, all of them by default. say: told of long work and of what is wrong;
     stderr by default. Returns step, loss and the objective's columns: of a language model
     perplexity, accuracy, bits_per_byte and tokens; of labels what confusion.tables has too, which
-    is written into the run's folder. Raises DataError when the run holds nothing out
-    or its files are not here, CheckpointError as loading does.
+    is written into the run's folder where all batches were scored. Raises DataError when the run
+    holds nothing out or its files are not here, CheckpointError as loading does.
     """
     run = open_run(run_dir)
     config = run.config
     if config.data.validation is None:
         raise DataError("data.validation", "the run holds nothing out; set it and train again")
-    layout = Layout(make_mesh({"fsdp": -1}))
+    layout = Layout(make_mesh({"fsdp": -1}, _devices(config)))
     own = config.data.validation
     check_found(own if isinstance(own, tuple) else config.data.train)
     held = reading.read_validation(config, run.tokenizer, say)
@@ -162,6 +173,9 @@ def evaluate_run(
     objective = make_objective(config, layout, run.tokenizer)
     score, most = make_score(forward, objective), batches or held.batches(size)
     total = totals(params, held, score, layout, size=size, batches=most)
-    if found := confusion.tables(config, total.extra):
-        confusion.write(run.folder, step, found)
+    if (found := confusion.tables(config, total.extra)) and batches is None:
+        try:
+            confusion.write(run.folder, step, found)
+        except OSError as error:  # of a run that may only be read
+            say(f"{run.folder / confusion.FILE}: not written ({error.strerror})")
     return {"step": step, **columns(total, objective), **found}

@@ -74,7 +74,7 @@ def make(
     found: list[Gauge] = []
     if texts.held is not None:
         parts = 1 if objective.whole else config.microbatches  # which compares as many rows
-        size, most = config.batch // parts, config.evaluate.batches
+        size, most = config.batch // parts, config.evaluate.batches * parts
         held = texts.held, forward, objective, layout
         told = partial(_tell, config, folder)
         found.append(validation(*held, size=size, batches=most, told=told))

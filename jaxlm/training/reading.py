@@ -101,11 +101,17 @@ def _check_labels(wanted: Wanted, train: Dataset) -> None:
 
 
 def _check_noise(config: RunConfig, train: Dataset) -> None:
-    """Raise ConfigError where texts are their own positives and nothing tells the two apart."""
+    """Raise ConfigError where nothing is learned: from texts that are their own positives without
+    dropout, and in a batch that holds no negative.
+    """
     alone = any(isinstance(a, PairAudit) and a.alone == a.examples for a in train.audits)
     if alone and not (config.model.dropout or (config.lora.rank and config.lora.dropout)):
         what = "0 makes a text and its positive, which is itself, one vector: nothing is learned"
         raise ConfigError("model.dropout", f"{what}; use 0.1, or name two columns of texts")
+    hard = any(isinstance(audit, PairAudit) and audit.negatives for audit in train.audits)
+    if config.objective.type == "contrastive" and config.batch == 1 and not hard:
+        what = "1 leaves a text nothing to be told from: there are no hard negatives"
+        raise ConfigError("batch", f"{what}; use 8 or more")
 
 
 def read_validation(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Dataset | None:

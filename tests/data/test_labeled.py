@@ -235,8 +235,46 @@ def test_words_may_begin_with_a_bracket(tmp_path, text, tags, words, labels):
 
 
 def test_a_table_whose_columns_have_other_names_is_no_table_without_names(tmp_path):
-    with pytest.raises(DataError, match="the columns are review, rating: name one in objective.te"):
+    with pytest.raises(DataError, match="the columns are review, rating: name one as objective.te"):
         read(tmp_path, "review,rating\nx,1\ny,1\n", "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("labels", "label"), [(("0.5", "1.5", "2.5"), 1), (("-2", "-1"), 1), (("1.0", "2.0"), 0)]
+)
+def test_where_a_name_is_a_number_no_number_is_an_id(tmp_path, tokenizer, labels, label):
+    given = source(tmp_path, [{"text": "fox", "label": label}])
+    with pytest.raises(DataError, match=f"jsonl:1: label '{label}' is none of the"):
+        opener(tokenizer, Classification(labels=labels), KEPT, Reads(), length=16)(given, 0.0)
+
+
+def test_numbers_are_in_the_order_of_what_they_count(tmp_path):
+    rows = [{"text": "x", "label": label} for label in ("10.0", "9.0", "-1.5")]
+    assert labeled.names([source(tmp_path, rows)], Classification()) == ("-1.5", "9.0", "10.0")
+
+
+def test_the_columns_of_a_file_stay(tmp_path):
+    rows = [{"text": "x", "label": "a"}, {"text": "y", "score": 0.0}]
+    with pytest.raises(DataError, match="jsonl:2: no column 'label', which the records before it"):
+        labeled.names([source(tmp_path, rows)], Classification())
+
+
+@pytest.mark.parametrize("label", [["a"], []])
+def test_one_set_of_labels_is_refused(tmp_path, label):
+    rows = [{"text": "x", "label": label}] * 3
+    with pytest.raises(DataError, match="there is nothing to tell apart"):
+        labeled.names([source(tmp_path, rows)], Classification(problem="multi"))
+
+
+@pytest.mark.parametrize("label", [1e39, 10**400, [], "1e99", float("nan")])
+def test_a_number_that_float32_cannot_hold_is_refused(tmp_path, label):
+    wanted = Classification(problem="regression")
+    with pytest.raises(DataError, match="jsonl:2: the label"):
+        list(
+            labeled.read(
+                source(tmp_path, [{"text": "x", "label": 1}, {"text": "x", "label": label}]), wanted
+            )
+        )
 
 
 def test_one_class_is_refused(tmp_path):
@@ -249,7 +287,16 @@ def test_one_class_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "label", "found"),
-    [(("no", "yes"), "yes", 1), (("no", "yes"), 1, 1), (("1", "0"), 0, 1), (("no", "yes"), "1", 1)],
+    [
+        (("no", "yes"), "yes", 1),
+        (("no", "yes"), 1, 1),
+        (("1", "0"), 0, 1),
+        (("no", "yes"), "1", 1),
+        (("1.0", "2.0"), 1, 0),
+        (("1.0", "2.0"), 2.0, 1),
+        (("1", "2"), "2.0", 1),
+        (("-1", "1"), "-1", 0),
+    ],
 )
 def test_labels_are_names_or_ids(tmp_path, tokenizer, labels, label, found):
     wanted = Classification(labels=labels)

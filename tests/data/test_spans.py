@@ -153,6 +153,12 @@ def test_the_end_is_its_share_in_the_mean(rate):
     )
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.5, 0.75, 0.99])
+def test_the_shortest_texts_are_cut_too(rate):
+    for n in range(2, 64):
+        assert 0 < prefixes.sequential_split(n, np.random.default_rng(n), rate) < n
+
+
 def test_prefixes_are_uniform():
     n, rows = 9, 4000
     counts = Counter(prefixes.prefixed(text(n), generator(seed))[0].size for seed in range(rows))

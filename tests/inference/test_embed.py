@@ -114,7 +114,8 @@ def test_files_in_and_out_are_in_one_order(folders, models, tmp_path, capsys, so
         ("bert", "word\n", ["--pool", "max"], 2, "pool: 'max' is none of mean, first, last"),
         ("llama", "word\n", ["--pool", "first"], 2, "a decoder's first state has seen one token"),
         ("t5", "word\n", [], 2, "is an encoder-decoder; texts are embedded by an encoder or"),
-        ("bert", "\n  \n", [], 3, "holds no text"),
+        ("bert", "", [], 3, "t.txt:1: the line is empty"),
+        ("bert", "a\n\nb\n", [], 3, "t.txt:2: the line is empty; write a text, or leave it out"),
         ("bert", "ok\n" + "word " * 200, [], 3, "t.txt:2: "),
     ],
 )

@@ -114,13 +114,21 @@ def test_adapters_of_the_line_label(models, tmp_path):
     [
         ('{"body": "x"}', (), 3, "a.jsonl:1: no column of text (text, sentence, "),
         ('{"text": "x"}\n{"text": " "}', (), 3, "a.jsonl:2: text is empty"),
-        ('{"text": "' + "fox " * 99 + '"}', (), 3, "positions; cut it, or let overlong be"),
+        (
+            '{"text": "' + "fox " * 99 + '"}',
+            (),
+            3,
+            "positions; cut it, or use overlong=truncate-right",
+        ),
         ('{"text": "x", "prediction": 1}', (), 3, "a.jsonl:1: has a column 'prediction', which"),
         ('{"text": "x"}', ("--input", "stdlib"), 3, "stdlib: is a source to train on, not a file"),
         ('{"text": "x"}', ("--overlong", "drop"), 2, "overlong: 'drop' is none of error, "),
         ('{"text": "x"}', ("--output", "a.jsonl"), 2, "a.jsonl is the input; name another file"),
         ('{"text": "x"}', ("--output", "o.csv"), 2, "o.csv is none of .jsonl"),
         ('{"text": "x"}', ("--output", "no/o.jsonl"), 2, "no/o.jsonl is in no folder that"),
+        ("", (), 3, "a.jsonl: "),
+        ('{"body": "x", " label": 1}', (), 3, "are body, ' label': name one as --text"),
+        ('{"text": "x"}', ("--pair", "other"), 3, "no column 'other'; the columns are text: name"),
         ('{"text": "x"}\n{"text": ""}', ("--output", "o.jsonl"), 3, "a.jsonl:2: text is empty"),
     ],
 )

@@ -204,6 +204,13 @@ def test_scores_of_numbers_are_by_their_definitions():
     assert scores["pearson"] == pytest.approx(right, rel=1e-3)
 
 
+@pytest.mark.parametrize("found", [np.full((40, 2, 1), 0.7), SCORES[..., :1] * 0 + 2000])
+def test_what_does_not_vary_has_no_correlation(found):
+    targets = (RNG.normal(size=(40, 2, 1)) + 2).astype(np.float32)
+    _, scores = run(classify.regression(), found, targets.reshape(40, 2), WEIGHTS)
+    assert np.isnan(scores["pearson"]) and scores["mean_absolute_error"] > 0
+
+
 def chunks(labels):
     """The entities (type, first, last) of one text, as seqeval's get_entities finds them."""
     found, before, kind, begin = [], "O", "", 0

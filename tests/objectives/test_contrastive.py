@@ -61,16 +61,18 @@ def by_hand(found, batch, temperature, symmetric):
             losses.append(0.0)
             ranks.append(None)
             continue
+        own = [t[1] for t in texts if t[0] == texts[i][0]]
         right = found[i, 0] @ found[i, 1] / temperature
         others, anchors = [right], [right]
         for j in range(len(found)):
             if not (there[j][0] and there[j][1]):
                 continue
             for k in range(1, count):
-                known = texts[j][k] in texts[i][:2] or (k == 1 and texts[j][0] == texts[i][0])
+                known = texts[j][k] == texts[i][0] or texts[j][k] in own
                 if there[j][k] and not known:
                     others.append(found[i, 0] @ found[j, k] / temperature)
-            if texts[i][1] not in texts[j][:2] and texts[i][0] != texts[j][0]:
+            theirs = [t[1] for t in texts if t[0] == texts[j][0]]
+            if texts[i][1] != texts[j][0] and texts[i][1] not in theirs:
                 anchors.append(found[j, 0] @ found[i, 1] / temperature)
         ways = [others, anchors] if symmetric else [others]
         losses.append(np.mean([np.log(np.exp(way).sum()) - right for way in ways]))
