@@ -124,6 +124,11 @@ def test_texts_that_are_too_long_are_refused_or_cut_or_dropped_and_told(opened, 
         ([{"query": "a", "document": 3}], {}, "document is int, not a string"),
         ([BASIC | {"negative": ["a", ""]}], {}, "negative is empty"),
         ([{"sentence1": "a", "sentence2": "b", "label": 0}], {}, "has label beside sentence1 and"),
+        (
+            [{"question": "a", "answer": "b", "score": 0}],
+            {},
+            "has score beside question and answer",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(opened, records, more, line):

@@ -57,6 +57,12 @@ def test_it_learns_to_find_what_belongs(trained):
     assert audit["kept"] + audit["held"] == audit["examples"] == 300
 
 
+def test_a_score_is_the_same_on_any_number_of_devices(trained):
+    """Rows are compared with those of their batch, which is no larger where it does not split."""
+    one, three = (processes.run("eval", str(trained / "run"), devices=n)[1] for n in (1, 3))
+    assert "mrr" in one and one == three
+
+
 def test_stopped_and_continued_is_never_stopped(trained):
     for steps in (24, 48):
         code, _, error = processes.run(*words(trained, f"steps={steps}", name="again"))
@@ -87,6 +93,7 @@ def test_adapters_learn_alone_on_a_decoder(tmp_path):
     code, _, error = processes.run("train", *plain, *base.split())
     assert code == errors.DONE, error
     more = f"init={tmp_path}/base lora.rank=8 lora.targets=all-linear evaluate.general=null"
+    more += " objective.pool=mean"
     given = words(tmp_path, *more.split(), "optimizer.learning_rate=2e-2", "steps=30")
     given = [word for word in given if not word.startswith(("model.", "tokenizer."))]
     code, _, error = processes.run(*given)
@@ -96,6 +103,15 @@ def test_adapters_learn_alone_on_a_decoder(tmp_path):
     first, last = (jaxlm.load(tmp_path / name).params for name in ("base", "run"))
     held = {name: leaf for name, leaf in tree.flatten(last).items() if "lora_" not in name}
     assert all(np.array_equal(leaf, tree.flatten(first)[name]) for name, leaf in held.items())
+    # The adapter keeps how its texts are pooled.
+    out = tmp_path / "adapter"
+    code, _, error = processes.run("adapter", "export", str(tmp_path / "run"), str(out))
+    assert code == errors.DONE, error
+    texts = ["red cat", "blue dog"]
+    adapted = jaxlm.load(tmp_path / "base").with_adapter(out)
+    want = jaxlm.load(tmp_path / "run").embed(texts)
+    np.testing.assert_allclose(adapted.embed(texts), want, atol=1e-5)
+    assert not np.allclose(adapted.embed(texts, "last"), want, atol=1e-2)
 
 
 def test_the_head_takes_no_part(tmp_path):
@@ -117,6 +133,8 @@ def test_texts_alone_need_noise(tmp_path):
     line = words(tmp_path, "data.validation=null", "evaluate.every=0", "steps=1")
     code, _, error = processes.run(*line, "model.dropout=0")
     assert code == errors.CONFIG and "model.dropout: 0 makes a text and its positive" in error
+    code, _, error = processes.run(*line, "model.dropout=0.1", "batch=1", "microbatches=1")
+    assert code == errors.CONFIG and "batch: 1 leaves a text nothing to be told from" in error
     code, _, error = processes.run(*line, "model.dropout=0.1")
     assert code == errors.DONE, error
 
