@@ -4,6 +4,7 @@ Messages go through the coordination service's key-value store, not through devi
 that a background thread may send one while a step runs.
 """
 
+import atexit
 import ctypes
 import hashlib
 import json
@@ -70,6 +71,7 @@ def initialize(
         "clock": time.time(),
     }
     answer = _lifeline.call(says, lambda all_say: _decide(all_say, job, say), timeout)
+    atexit.register(_lifeline.leave, 0, "")  # runs after jax's own, which waits for the others
     _bypass_proxies(host)
     _abort_as_cluster_error()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
