@@ -25,6 +25,7 @@ def gpu_check(*arguments, **environment):
     )
 
 
+@pytest.mark.once
 def test_the_portable_parts_pass_on_a_cpu(tmp_path):
     done = gpu_check("--cpu", "--alone", "--rounds", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr

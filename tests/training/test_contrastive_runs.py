@@ -85,6 +85,7 @@ def test_the_trained_model_embeds(trained, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "t.npy"), model.embed(asked), atol=1e-5)
 
 
+@pytest.mark.once
 def test_adapters_learn_alone_on_a_decoder(tmp_path):
     """By last token, from a base of another objective; the base stays as it was."""
     base = f"data.train={tmp_path}/text.txt steps=1 run_dir={tmp_path}/base length=32"
@@ -114,6 +115,7 @@ def test_adapters_learn_alone_on_a_decoder(tmp_path):
     assert not np.allclose(adapted.embed(texts, "last"), want, atol=1e-2)
 
 
+@pytest.mark.once
 def test_the_head_takes_no_part(tmp_path):
     """It is neither trained nor decayed, and cannot be asked to be."""
     more = "model.tied=false steps=2 optimizer.weight_decay=0.5 microbatches=1"

@@ -56,16 +56,19 @@ def test_span_corruption_of_a_t5_is_learned_and_eval_says_so(folder):
     assert float(said["accuracy"]) == pytest.approx(found["validation_accuracy"], rel=1e-4), error
 
 
+@pytest.mark.once
 def test_bart_restores_the_text_that_it_is_given(folder):
     rows = "objective.rows=padded"
     trained(folder, "bart", "objective.type=bart", "model.positions=learned", rows)
     assert set(asked(folder, "bart")) == {"c"}
 
 
+@pytest.mark.once
 def test_a_mixture_of_denoisers_is_learned(folder):
     trained(folder, "ul2", "objective.type=ul2", "objective.rows=packed")
 
 
+@pytest.mark.once
 def test_an_encoder_decoder_goes_on_from_a_prefix(folder):
     trained(folder, "adapted", "objective.type=prefix_lm", "objective.rows=packed")
     assert set(asked(folder, "adapted")) == {"c"}
@@ -81,6 +84,7 @@ def test_a_decoder_learns_what_comes_after_the_source(folder, type):
         assert set(asked(folder, name)) == {"c"}
 
 
+@pytest.mark.once
 def test_stopped_and_resumed_on_other_devices_is_never_stopped(folder):
     more = ["objective.type=ul2", "microbatches=2", "batch=16"]
     more += ["optimizer.schedule.type=constant", "steps=6"]
@@ -92,6 +96,7 @@ def test_stopped_and_resumed_on_other_devices_is_never_stopped(folder):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "more",
     [

@@ -148,6 +148,7 @@ def test_a_run_scores_it_from_before_its_first_step_and_goes_on_with_the_same_nu
     assert '"kl_to_base"' in losses
 
 
+@pytest.mark.once
 def test_a_run_ends_well_where_too_much_is_forgotten(base):
     more = ["optimizer.learning_rate=5", "steps=9", "evaluate.every=2"]
     more += [f"data.replay={{path: {base}/general.jsonl, weight: 0.25}}"]
@@ -183,6 +184,7 @@ def test_what_cannot_be_held_back_is_refused(base, more, line):
     assert code in (errors.CONFIG, errors.DATA) and line in err and err.count("\n") == 1, err
 
 
+@pytest.mark.once
 def test_the_divergence_in_the_loss_holds_the_model_back():
     """Tuned as long on the same rows, it is nearer to its base."""
     at, batch = networks.layout(), networks.batch()

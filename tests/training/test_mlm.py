@@ -41,6 +41,7 @@ def test_what_is_hidden_is_learned_and_eval_says_so(folder):
     assert float(said["accuracy"]) == pytest.approx(found["validation_accuracy"], rel=1e-4), error
 
 
+@pytest.mark.once
 def test_stopped_and_resumed_on_other_devices_is_never_stopped(folder):
     more = ["objective.unit=word", "microbatches=2", "batch=16"]
     more += ["optimizer.schedule.type=constant", "steps=8"]
@@ -52,6 +53,7 @@ def test_stopped_and_resumed_on_other_devices_is_never_stopped(folder):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.once
 def test_adapters_and_a_frozen_base(folder):
     if not (folder / "full").exists():
         processes.run(*words(folder, "full", "objective.rows=packed"))

@@ -135,6 +135,7 @@ def rows_of(folder):
     return [*map(json.loads, lines)], [r for r in map(json.loads, scored) if "samples_match" in r]
 
 
+@pytest.mark.once
 def test_a_run_learns_to_answer_and_says_so(learned):
     code, out, err = tune(learned, devices=2)
     assert code == errors.DONE, err

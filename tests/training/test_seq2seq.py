@@ -87,6 +87,7 @@ def test_a_t5_learns_to_translate_and_says_how_near_it_comes(folder):
     assert "ROUGE-L" in page and "chrF2" in page
 
 
+@pytest.mark.once
 def test_it_answers_what_it_was_never_told(folder):
     model = jaxlm.load(folder / "T5")
     asked = [f"{color} {thing}" for color in COLORS for thing in THINGS]
@@ -99,6 +100,7 @@ def test_it_answers_what_it_was_never_told(folder):
     assert "varken dorado" in out
 
 
+@pytest.mark.once
 def test_a_bart_learns_too(folder):
     done(*words(folder, "BART", "steps=160", kind="BART"))
     assert last(folder, "BART")["samples_match"] > 0.9
@@ -111,6 +113,7 @@ def test_stopped_and_continued_is_never_stopped(folder):
     assert found[0] == found[1] and found[0][0] == 130
 
 
+@pytest.mark.once
 def test_eight_devices_are_one(folder):
     more = "samples.match=exact", "steps=6", "samples.beams=2", "samples.tokens=4"
     for devices in (1, 8):
@@ -120,6 +123,7 @@ def test_eight_devices_are_one(folder):
     assert one["samples_match"] == eight["samples_match"]
 
 
+@pytest.mark.once
 def test_adapters_in_both_stacks_learn_and_the_base_stays(folder):
     kept = [w for w in words(folder, "lora") if not w.startswith(("model.", "tokenizer."))]
     more = f"init={folder}/T5 lora.rank=4 steps=5 optimizer.learning_rate=1e-3"
@@ -134,6 +138,7 @@ def test_adapters_in_both_stacks_learn_and_the_base_stays(folder):
     assert last(folder, "lora")["validation_accuracy"] > 0.9
 
 
+@pytest.mark.once
 def test_a_frozen_encoder_stays(folder):
     kept = [w for w in words(folder, "head") if not w.startswith(("model.", "tokenizer."))]
     done(*kept, f"init={folder}/T5", "trainable=[^decoder/]", "steps=3", *SILENT)
