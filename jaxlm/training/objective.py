@@ -73,7 +73,7 @@ def check_fits(name: str, spec: ModelSpec) -> None:
     """Raise ConfigError, with what would fit, for an objective that does not train such a model."""
     if kind(spec) in TRAINS[name]:
         return
-    have = f"{_a(kind(spec))}" if spec.head.labels else f"a model of structure={spec.structure}"
+    have = _a(kind(spec)) if spec.head.labels else f"a model of structure={spec.structure}"
     others = " or ".join(fitting(spec))
     advice = f"; objectives for it: {others}" if others else ""
     what = f"{name} does not train {have} but {_a(' or '.join(TRAINS[name]))}{advice}"

@@ -84,7 +84,7 @@ def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Da
     )
     if isinstance(config.objective, Labels):
         _check_labels(config.objective, train)
-    _check_noise(config, train)
+    _check_learns(config, train)
     if data.replay is None:
         return train, held
     share, rows = data.replay.weight or 0.0, documents(config, tokenizer, say)(data.replay, 0.0)
@@ -100,7 +100,7 @@ def _check_labels(wanted: Wanted, train: Dataset) -> None:
     labeled.check_classes(counted, wanted, "data.train")
 
 
-def _check_noise(config: RunConfig, train: Dataset) -> None:
+def _check_learns(config: RunConfig, train: Dataset) -> None:
     """Raise ConfigError where nothing is learned: from texts that are their own positives without
     dropout, and in a batch that holds no negative.
     """
