@@ -20,12 +20,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax._src import distributed  # the key-value store has no public door
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxlm.core import gpus
 from jaxlm.core.errors import CLUSTER, INTERNAL, ClusterError, JaxlmError
 from jaxlm.core.job import COORDINATOR, PROCESS, PROCESSES, Job, find
 from jaxlm.core.lifeline import Cause, Lifeline, describe, raised
+from jaxlm.core.mesh import make_mesh
 
 T = TypeVar("T")
 
@@ -159,6 +164,17 @@ def check_complete() -> None:
             f"says {count()} process, but the devices belong to {known}; in each process set "
             f"{COORDINATOR}, {PROCESSES}={known} and {PROCESS}",
         )
+
+
+def device_sum() -> tuple[int, int]:
+    """(A sum of one number from each device of all processes, what it should be)."""
+    count = jax.device_count()
+    mesh, numbers = make_mesh({"data": count}), np.arange(count, dtype=np.int32)
+    spread = jax.make_array_from_callback(
+        (count,), NamedSharding(mesh, P("data")), lambda at: numbers[at]
+    )
+    total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, P()))(spread)
+    return int(total), int(numbers.sum())
 
 
 def joined() -> bool:

@@ -15,10 +15,9 @@ import numpy as np
 from jaxlm.core.errors import ConfigError
 from jaxlm.data.bart import Noise, noised
 from jaxlm.data.masked import check_mask
+from jaxlm.data.pair import Pair, Sizes
 from jaxlm.data.prefixes import prefix_sizes, prefixed
 from jaxlm.data.spans import (
-    Pair,
-    Sizes,
     check_sentinels,
     noise_counts,
     span_corrupted,

@@ -13,11 +13,11 @@ from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import bins
 from jaxlm.data.cache import Say, held_out
 from jaxlm.data.packing import Batch
+from jaxlm.data.pair import Pair, Sizes
 from jaxlm.data.pipeline import Opened, Opener
 from jaxlm.data.seq2seq import Example, How, Seq2seqAudit, read_examples
 from jaxlm.data.sides import START, Beside
 from jaxlm.data.sources import Source
-from jaxlm.data.spans import Pair, Sizes
 from jaxlm.text.fitting import cut
 from jaxlm.text.frames import Frame
 from jaxlm.text.tokenizer import Tokenizer

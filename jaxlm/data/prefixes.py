@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxlm.data.spans import Pair, Sizes
+from jaxlm.data.pair import Pair, Sizes
 
 
 def prefixed(ids: np.ndarray, rng: np.random.Generator) -> Pair:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 
 from jaxlm.data.packing import NAMES, READ, Batch, blank, lay
-from jaxlm.data.spans import Pair, Sizes
+from jaxlm.data.pair import Pair, Sizes
 from jaxlm.text.frames import Frame
 
 SOURCE: tuple[str, ...] = ("source", "source_segments", "source_positions")

@@ -4,23 +4,11 @@ Raffel et al. 2020, sections 3.1.4 and 3.2, and t5.data.preprocessors.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxlm.core.errors import ConfigError
-
-Pair = tuple[np.ndarray, np.ndarray]
-"""Source and target ids, int32 [n] and [m], with nothing around them."""
-
-
-class Sizes(NamedTuple):
-    """The most ids that pairs can have, int64 [k] each, by the lengths of their texts [k]."""
-
-    source: np.ndarray
-    target: np.ndarray
-    both: np.ndarray
-    """Of the two together."""
+from jaxlm.data.pair import Pair, Sizes
 
 
 def span_corrupted(

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlm.data.pair import Pair, Sizes
 from jaxlm.data.prefixes import longest_end, sequential_split
-from jaxlm.data.spans import Pair, Sizes, check_sentinels, span_corrupted, span_sizes
+from jaxlm.data.spans import check_sentinels, span_corrupted, span_sizes
 
 
 class Denoiser(NamedTuple):

@@ -4,7 +4,7 @@ Of texts, what a head pools is scored, K texts a row; of words, the hidden state
 token.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -107,9 +107,6 @@ def _scores(
     if not words:
         hidden = forward.pooled(hidden, batch, batch["weights"].shape[1])
     return forward.logits(forward.head(params), hidden), auxiliary
-
-
-Columns = Callable[[float, float, Mapping[str, Any]], dict[str, float]]
 
 
 def _single_columns(

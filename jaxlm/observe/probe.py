@@ -18,35 +18,25 @@ def probe() -> int:
     for name in ("jax", "flax.linen", "optax", "orbax.checkpoint"):
         import_module(name)
     import jax
-    import numpy as np
-    from jax.sharding import NamedSharding
-    from jax.sharding import PartitionSpec as P
 
     from jaxlm.core import distributed
-    from jaxlm.core.mesh import make_mesh
 
     try:
         distributed.initialize(timeout=60)
-        mesh = make_mesh({"fsdp": -1})
+        total, expected = distributed.device_sum()
     except ClusterError as error:
         print(json.dumps({"error": str(error)}))
         return CLUSTER
-    count = jax.device_count()
-    numbers = np.arange(count, dtype=np.int32)
-    spread = jax.make_array_from_callback(
-        (count,), NamedSharding(mesh, P("fsdp")), lambda index: numbers[index]
-    )
-    total = jax.jit(lambda x: x.sum(), out_shardings=NamedSharding(mesh, P()))(spread)
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     found = {
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "backend": jax.default_backend(),
         "kind": jax.local_devices()[0].device_kind,
-        "devices": count,
+        "devices": jax.device_count(),
         "processes": jax.process_count(),
         "memory": memory,
-        "sum": int(total),
-        "expected": int(numbers.sum()),
+        "sum": total,
+        "expected": expected,
     }
     print(json.dumps(found))
     return DONE if found["sum"] == found["expected"] else CLUSTER

@@ -1,17 +1,12 @@
 """The processes of a run find each other, and prove that they are alike, before it costs much."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxlm.config.load import flat
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import distributed
 from jaxlm.core.errors import ClusterError
 from jaxlm.core.job import Told, find
-from jaxlm.core.mesh import make_mesh
 from jaxlm.observe import record
 
 
@@ -45,13 +40,7 @@ def join(config: RunConfig, told: Told | None, timeout: float) -> list[str]:
 
 def check_sum() -> None:
     """Raise ClusterError where a sum over all devices is not what it should be."""
-    count = jax.device_count()
-    mesh = make_mesh({"data": count})
-    numbers = np.arange(count, dtype=np.int32)
-    spread = jax.make_array_from_callback(
-        (count,), NamedSharding(mesh, P("data")), lambda at: numbers[at]
-    )
-    total = int(jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, P()))(spread))
-    if total != numbers.sum():
-        what = f"a sum over all {count} devices is {total}, not {numbers.sum()}"
+    total, expected = distributed.device_sum()
+    if total != expected:
+        what = f"a sum over all {jax.device_count()} devices is {total}, not {expected}"
         raise ClusterError("devices", f"{what}; run `jaxlm doctor` on each host")

@@ -8,15 +8,15 @@ from pathlib import Path
 from jaxlm.config.objectives import Contrastive, Denoising, Labels, Mlm, Seq2seq
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import ConfigError
-from jaxlm.data import examples, labeled, labeling, paired, pairs, pipeline, seq2seq
+from jaxlm.data import contrastive, examples, labeled, labeling, paired, pipeline, seq2seq
 from jaxlm.data.cache import Tokens
 from jaxlm.data.classified import Reads
 from jaxlm.data.columns import Wanted
+from jaxlm.data.contrastive import PairAudit
 from jaxlm.data.corrupted import corrupted
 from jaxlm.data.labeling import LabelAudit
 from jaxlm.data.masked import check_mask, masked
 from jaxlm.data.packing import Rows, Windows
-from jaxlm.data.pairs import PairAudit
 from jaxlm.data.pipeline import Dataset, Opener
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.training.corruption import corruption
@@ -33,7 +33,7 @@ def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
     if isinstance(chosen, Labels):
         return labeling.opener(tokenizer, chosen, how, reads(config), length=length, say=say)
     if isinstance(chosen, Contrastive):
-        return pairs.opener(tokenizer, chosen, how.overlong, length=length, say=say)
+        return contrastive.opener(tokenizer, chosen, how.overlong, length=length, say=say)
     if isinstance(chosen, Seq2seq):
         start = config.model.encoder.start
         return paired.opener(tokenizer, chosen, how, length=length, start=start, say=say)
@@ -131,7 +131,7 @@ def texts(config: RunConfig) -> Iterator[str]:
     if isinstance(config.objective, Labels):
         return labeled.texts(data.train, config.objective, held)
     if isinstance(config.objective, Contrastive):
-        return pairs.texts(data.train, config.objective, held)
+        return contrastive.texts(data.train, config.objective, held)
     if isinstance(config.objective, Seq2seq):
         return seq2seq.texts(data.train, config.objective, held)
     return pipeline.training_texts(data.train, share)

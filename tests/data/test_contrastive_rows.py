@@ -9,7 +9,7 @@ import pytest
 from jaxlm.config.objectives import Contrastive
 from jaxlm.config.schema import Source
 from jaxlm.core.errors import ConfigError, DataError
-from jaxlm.data import pairs
+from jaxlm.data import contrastive
 from jaxlm.data.pipeline import open_data
 from jaxlm.text.train import train
 
@@ -27,7 +27,7 @@ def opened(tmp_path, tokenizer):
     def open_(records, length=16, hold_out=0.0, overlong="error", **more):
         path = tmp_path / "pairs.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
-        opener = pairs.opener(tokenizer, how(**more), overlong, length=length)
+        opener = contrastive.opener(tokenizer, how(**more), overlong, length=length)
         found = opener(Source(path=str(path)), hold_out)
         return found.train, found.held, found.audit
 
@@ -75,7 +75,7 @@ def test_tables_are_read_too(tmp_path, tokenizer):
         table = csv.DictWriter(file, BASIC, delimiter="\t")
         table.writeheader()
         table.writerow(BASIC)
-    opener = pairs.opener(tokenizer, how(), "error", length=16)
+    opener = contrastive.opener(tokenizer, how(), "error", length=16)
     rows = opener(Source(path=str(tmp_path / "p.tsv")), 0.0).train
     assert said(rows, tokenizer) == ["the fox", "jumps over"]
 
@@ -140,7 +140,7 @@ def test_a_frame_is_around_each_text_also_when_it_is_cut(tmp_path):
     framing = train("bpe", 300, ["the quick brown fox\n" * 9], "encoder")
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps(BASIC | {"document": "fox " * 40}))
-    opener = pairs.opener(framing, how(), "truncate-left", length=8)
+    opener = contrastive.opener(framing, how(), "truncate-left", length=8)
     batch = opener(Source(path=str(path)), 0.0).train.take(np.array([0]), np.zeros(1))
     (first,), (last,) = framing.frame
     for segment in (1, 2):
@@ -148,14 +148,14 @@ def test_a_frame_is_around_each_text_also_when_it_is_cut(tmp_path):
         assert ids[0] == first and ids[-1] == last and len(ids) <= 8
     assert ids[1:-1] == framing.encode("fox " * 40, add_special=False)[-6:]
     with pytest.raises(ConfigError, match="length: 2 tokens have no room"):
-        pairs.opener(framing, how(), "error", length=2)
+        contrastive.opener(framing, how(), "error", length=2)
 
 
 def test_batches_are_as_wide_as_their_longest_example(tmp_path, tokenizer):
     path = tmp_path / "p.jsonl"
     records = [{"query": "fox " * n, "document": "dog"} for n in (1, 1, 24, 1)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    opener = pairs.opener(tokenizer, how(), "error", length=32)
+    opener = contrastive.opener(tokenizer, how(), "error", length=32)
     data, _ = open_data((Source(path=str(path)),), None, opener, length=32, pad=7, seed=0)
     found = [data.batch(step, 1) for step in range(4)]
     widths = {batch["tokens"].shape[1] for batch in found}
@@ -170,12 +170,12 @@ def test_a_tokenizer_is_trained_on_all_texts_but_those_held_out(tmp_path):
     records = [{"query": f"fox {n}", "document": "dog", "negative": "cat"} for n in range(40)]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     source = Source(path=str(path))
-    every = [*pairs.texts([source], how())]
-    some = [*pairs.texts([source], how(), 0.3)]
+    every = [*contrastive.texts([source], how())]
+    some = [*contrastive.texts([source], how(), 0.3)]
     assert every[:3] == ["fox 0", "dog", "cat"] and len(every) == 120
     assert 0 < len(some) < 120 and set(some) < set(every)
 
 
 def test_the_standard_library_has_pairs(tokenizer):
-    found = pairs.read_examples(Source(path="stdlib"), how())
+    found = contrastive.read_examples(Source(path="stdlib"), how())
     assert all(text.startswith("def ") for _, (_, text) in [next(found) for _ in range(9)])
