@@ -34,13 +34,15 @@ def words(folder: Path, *more: str, name: str = "run") -> list[str]:
     return ["train", *TINY, *paths, *more]
 
 
-def start(*argv: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
-    """`python -m jaxlm` with these words, its output captured."""
+def start(
+    *argv: str, devices: int = 1, program: tuple[str, ...] = ("-m", "jaxlm"), **environment: str
+) -> subprocess.Popen[str]:
+    """`python -m jaxlm`, or another program, with these words, its output captured."""
     ours = {name: value for name, value in os.environ.items() if name != "NPROC"}
     kept = [flag for flag in ours.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     flags = " ".join((*kept, f"--xla_force_host_platform_device_count={devices}"))
     return subprocess.Popen(
-        [sys.executable, "-m", "jaxlm", *argv],
+        [sys.executable, *program, *argv],
         env=ours | {"XLA_FLAGS": flags} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -59,6 +61,7 @@ def cluster(
     count: int,
     *argv: str,
     devices: int,
+    program: tuple[str, ...] = ("-m", "jaxlm"),
     own: tuple[tuple[str, ...], ...] = (),
     meanwhile: Callable[[list[subprocess.Popen[str]]], None] = lambda started: None,
 ) -> list[tuple[int, str, str]]:
@@ -74,6 +77,7 @@ def cluster(
             *argv,
             *(own[index] if own else ()),
             devices=devices,
+            program=program,
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
             JAX_NUM_PROCESSES=str(count),
             JAX_PROCESS_ID=str(index),

@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -45,6 +46,8 @@ _GRACE = 1.5  # seconds that process 0 gives the others to leave by themselves
 _calls: dict[str, int] = {}  # how many gathers of each name this process has started
 _calls_lock = threading.Lock()
 _lifeline: Lifeline | None = None
+_last_words: list[Callable[[int, str], None]] = []
+_heard = threading.Event()
 
 
 def initialize(
@@ -182,16 +185,49 @@ def joined() -> bool:
     return _lifeline is not None
 
 
-def fail(error: JaxlmError) -> None:
-    """Let the other processes know why this one ends; they end with the same code.
+def name() -> str:
+    """What to call this process: its host, and its number where there are several."""
+    host = socket.gethostname()
+    return f"process {index()} ({host})" if count() > 1 else host
 
-    What is no JaxlmError by itself may be another's failure, which a collective felt: its word, if
-    there is one, comes first and ends this process too.
+
+@contextmanager
+def last_word(work: Callable[[int, str], None]) -> Iterator[None]:
+    """Meanwhile, where this process ends at once, without an exception, let `work` be told before.
+
+    work: (exit code, line) in a thread, with _GRACE seconds to write down what it must.
     """
+    _last_words.append(work)
+    try:
+        yield
+    finally:
+        _last_words.remove(work)
+
+
+def hear_first(error: Exception) -> None:
+    """Wait, once, for the word of another process whose failure `error` may be, by a collective
+    that felt it: it ends this process. A JaxlmError is its own.
+    """
+    own = isinstance(error, JaxlmError) and error.code != INTERNAL
+    if _lifeline is not None and not own and not _heard.is_set():
+        _heard.set()
+        time.sleep(_GRACE)
+
+
+def fail(error: JaxlmError) -> None:
+    """Let the other processes know why this one ends; they end with the same code."""
     if _lifeline is not None:
-        if error.code == INTERNAL:
-            time.sleep(_GRACE)
+        hear_first(error)
         _lifeline.leave(error.code, str(error))
+
+
+def abort(error: JaxlmError) -> NoReturn:
+    """End this process and all others at once, from a thread that can raise nothing elsewhere."""
+    line = f"{name()}: {error}"
+    _write_down(error.code, line)
+    os.write(2, f"jaxlm: error: {line}\n".encode())
+    fail(error)
+    exit_now(error.code)
 
 
 def gather(name: str, value: str, timeout: float = _PATIENCE) -> list[str]:
@@ -335,6 +371,19 @@ def _abort_as_cluster_error() -> None:
 
 def _lost(cause: Cause) -> None:
     """Another process ended: say why, and end as it did."""
-    where = f"process {cause.process} ({cause.host})"
-    os.write(2, f"jaxlm: error: {where}: {' '.join(cause.line.split())}\n".encode())
+    line = f"process {cause.process} ({cause.host}): {' '.join(cause.line.split())}"
+    _write_down(cause.code, line)
+    os.write(2, f"jaxlm: error: {line}\n".encode())
     exit_now(cause.code)
+
+
+def _write_down(code: int, line: str) -> None:
+    """Call the last words; a file system that hangs or fails must not keep the process."""
+
+    def words() -> None:
+        for word in list(_last_words):
+            word(code, line)
+
+    work = threading.Thread(target=words, daemon=True)
+    work.start()
+    work.join(_GRACE)

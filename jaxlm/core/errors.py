@@ -64,6 +64,12 @@ class StorageError(JaxlmError):
     code = STORAGE
 
 
+class WatchdogError(JaxlmError):
+    """Nothing was finished for too long."""
+
+    code = WATCHDOG
+
+
 class OutOfMemoryError(JaxlmError):
     """The device has not enough memory for this step."""
 

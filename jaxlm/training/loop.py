@@ -41,6 +41,7 @@ from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
 from jaxlm.training.state import inherit
 from jaxlm.training.step import TrainState, compile_step
+from jaxlm.training.stragglers import Spent, Stragglers
 from jaxlm.training.watchdog import Watchdog
 from jaxlm.training.window import Window
 
@@ -101,7 +102,9 @@ def train(
             voice.warn(line)
         other_data = any(key.split(".")[0] in DATA_KEYS for key in allow_change)
         watchdog = stack.enter_context(Watchdog(config.watchdog))
-        return Loop(run, voice, signals, watchdog, other_data=other_data).run()
+        loop = Loop(run, voice, signals, watchdog, other_data=other_data)
+        stack.enter_context(distributed.last_word(loop.close))
+        return loop.run()
 
 
 class Loop:
@@ -126,7 +129,8 @@ class Loop:
         self._scored_before = meta.get("scored", self._step > 0 or not run.config.init)
         self._compiled: Any = None
         self._metrics = self._open_metrics()
-        self._seconds = {"data_seconds": 0.0, "checkpoint_seconds": 0.0, "evaluate_seconds": 0.0}
+        self._stragglers = Stragglers(voice.warn)
+        self._seconds = {"data": 0.0, "checkpoint": 0.0, "evaluate": 0.0, "waiting": 0.0}
 
     def run(self) -> int:
         """Steps until the end or a signal. Returns the exit code."""
@@ -151,14 +155,15 @@ class Loop:
                         return self._end(DONE, forgot)
                 while self._step < run.steps:
                     profiler.at(self._step, self._state)
-                    with self._timed("data_seconds"):
+                    with self._timed("data"):
                         rows = next(batches)
                     if (shapes := _shapes(rows)) not in steps:  # rows of another length
                         steps[shapes] = self._compile(rows)
-                    self._state, metrics = steps[shapes](self._state, rows, key)
-                    self._step += 1
-                    self._window.add(self._step, metrics)
-                    self._watchdog.beat()
+                    with self._timed("waiting"):
+                        self._state, metrics = steps[shapes](self._state, rows, key)
+                        self._step += 1
+                        self._window.add(self._step, metrics)
+                    self._watchdog.beat(self._step)
                     if (end := self._after()) is not None:
                         return self._end(*end)
             return self._end(DONE, "done")
@@ -185,14 +190,16 @@ class Loop:
 
     def _fail(self, error: Exception) -> None:
         """Commit what is being saved, and let the record say how the run ended."""
+        distributed.hear_first(error)
         try:
             self._run.keeper.checkpoints.wait()
         except JaxlmError as other:
             self._voice.warn(str(other))
         status = str(error).splitlines()[0] if str(error) else type(error).__name__
-        self._close(error.code if isinstance(error, JaxlmError) else INTERNAL, status)
+        self.close(error.code if isinstance(error, JaxlmError) else INTERNAL, status)
 
-    def _close(self, code: int, status: str) -> None:
+    def close(self, code: int, status: str) -> None:
+        """Write down how the run ends."""
         self._metrics.close(code)
         if self._primary:
             record.finish(self._run.folder, status, step=self._step)
@@ -209,7 +216,8 @@ class Loop:
         last one.
         """
         config, last = self._run.config, self._step == self._run.steps
-        stopped = None if last else self._signals.asked(self._step)
+        with self._timed("waiting"):
+            stopped = None if last else self._signals.asked(self._step)
         if last or self._step % config.log.every == 0:
             self._log()
         scoring = last or (not stopped and _due(self._step, config.evaluate.every))
@@ -225,13 +233,22 @@ class Loop:
 
     def _log(self) -> None:
         run = self._run
-        self._window.drain()  # waits for the device, so the clock is read after it
+        with self._timed("waiting"):
+            self._window.drain()  # waits for the device, so the clock is read after it
         now = time.monotonic()
         parts, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
-        seconds = now - self._start - parts.pop("evaluate_seconds")
+        seconds = now - self._start - parts["evaluate"]
         self._start = now
-        parts["compute_seconds"] = seconds - sum(parts.values())
-        row = self._window.row(self._step, {"seconds": seconds, **parts})
+        own = seconds - parts["checkpoint"]
+        spent = {
+            "seconds": seconds,
+            "data_seconds": parts["data"],
+            "checkpoint_seconds": parts["checkpoint"],
+            "compute_seconds": own - parts["data"],
+        }
+        with self._timed("waiting"):
+            self._stragglers.window(Spent(own, own - parts["waiting"], parts["data"]))
+        row = self._window.row(self._step, spent)
         done = self._step - self._window.state["skipped"]
         row["learning_rate"] = float(run.keeper.optimizer.rate(max(done - 1, 0)))
         row["mfu"] = flops.mfu(
@@ -248,7 +265,7 @@ class Loop:
         if not self._run.gauges:
             return
         row: dict[str, Any] = {"step": self._step}
-        with self._timed("evaluate_seconds"), self._voice.phase("evaluating"):
+        with self._timed("evaluate"), self._voice.phase("evaluating"):
             params = self._run.keeper.evaluated(self._state)
             for gauge in self._run.gauges:
                 row |= gauge(self._step, params, self._watchdog.beat)
@@ -260,7 +277,8 @@ class Loop:
 
     def _save(self, loss: float) -> None:
         """loss: of the validation at this step; NaN when there was none."""
-        self._window.drain()
+        with self._timed("waiting"):
+            self._window.drain()
         self._metrics.sync()
         due = _due(self._step, self._run.config.evaluate.every)
         meta = {
@@ -270,7 +288,7 @@ class Loop:
             "scored": self._scored.get("step") == self._step or not due,
         }
         score = loss if isfinite(loss) else None
-        with self._timed("checkpoint_seconds"):
+        with self._timed("checkpoint"):
             try:
                 saved = self._run.keeper.save(self._state, meta, score)
             except StorageError as error:  # of the save before: this one may find room again
@@ -297,7 +315,7 @@ class Loop:
                 f"{skipped} of {self._step} updates were left out: the gradient was NaN or "
                 "infinite; a lower optimizer.learning_rate or optimizer.clip may help"
             )
-        self._close(code, status)
+        self.close(code, status)
         if self._primary:
             report.write(run.folder)
         if code == DONE:

@@ -1,5 +1,6 @@
 """A process that stands still ends with 124 and says where; one that works does not."""
 
+import socket
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ with Watchdog(1.0) as dog:
     for _ in range(20):
         time.sleep(0.1)
         dog.beat()
+    dog.beat(7)
     {then}
 """
 
@@ -27,7 +29,9 @@ def test_a_process_that_stands_still_says_where_and_ends():
     ended = _run("stands_still()")
     assert ended.returncode == errors.WATCHDOG
     assert "stands_still" in ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("jaxlm: error: watchdog: nothing was finished")
+    what = "watchdog: nothing was finished for 1 s, at step 7; see the stacks above, "
+    line = f"jaxlm: error: {socket.gethostname()}: {what}"
+    assert ended.stderr.splitlines()[-1].startswith(line)
 
 
 def test_a_process_that_works_is_left_alone():
