@@ -50,9 +50,9 @@ def start(
     )
 
 
-def run(*argv: str, devices: int = 1, **environment: str) -> tuple[int, str, str]:
+def run(*argv: str, devices: int = 1, **more: Any) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of `start`, waited for."""
-    process = start(*argv, devices=devices, **environment)
+    process = start(*argv, devices=devices, **more)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 

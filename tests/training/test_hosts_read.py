@@ -1,0 +1,60 @@
+"""Rows over hosts: each reads its own, and the order goes on whatever their number."""
+
+import json
+from pathlib import Path
+
+import processes
+import pytest
+
+from jaxlm.core import errors
+
+SCRIPT = (str(Path(__file__).with_name("seen.py")),)
+
+
+def write(folder):
+    """Two files of examples to be packed and mixed."""
+    for name, count in (("a", 150), ("b", 60)):
+        records = [
+            {"prompt": f"{name} {i} " * (1 + i % 3), "completion": f"is {i}"} for i in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def words(folder, steps, name):
+    mixture = (
+        f"data.train=[{{path: {folder}/a.jsonl, weight: 2}}, {{path: {folder}/b.jsonl, weight: 1}}]"
+    )
+    return [
+        *("train", *processes.TINY, "objective.type=sft", mixture, f"steps={steps}"),
+        *(f"run_dir={folder}/{name}", f"data.cache={folder}/cache"),
+    ]
+
+
+def seen(folder):
+    """{(step, place in the batch): hash of the row}; no row is read by two processes."""
+    found = {}
+    for path in folder.iterdir():
+        own = {}
+        for line in map(json.loads, path.read_text().splitlines()):
+            for place, row in enumerate(line["rows"], line["first"]):
+                own[line["step"], place] = row
+        assert not found.keys() & own.keys()
+        found |= own
+    return found
+
+
+@pytest.mark.once
+def test_four_hosts_then_two_then_eight_read_what_one_would(tmp_path):
+    write(tmp_path)
+    for steps, hosts in ((3, 4), (6, 2), (8, 8)):
+        given = (str(tmp_path / "seen"), *words(tmp_path, steps, "run"))
+        found = processes.cluster(hosts, *given, devices=8 // hosts, program=SCRIPT)
+        assert [code for code, _, _ in found] == [errors.DONE] * hosts, found[0][2]
+    alone = (str(tmp_path / "alone"), *words(tmp_path, 8, "one"))
+    code, _, err = processes.run(*alone, devices=8, program=SCRIPT)
+    assert code == errors.DONE, err
+    read = seen(tmp_path / "seen")
+    assert read == seen(tmp_path / "alone")
+    assert sorted(read) == [(step, place) for step in range(8) for place in range(8)]
+    losses, one = processes.losses(tmp_path), processes.losses(tmp_path, "one")
+    assert max(abs(a - b) for a, b in zip(losses[:3], one[:3], strict=True)) < 1e-5
