@@ -125,12 +125,17 @@ class Mesh(Section):
     """Copies of the model, each with its share of the batch."""
     fsdp: Axis = -1
     """Shards of the parameters, each with its share of the batch too (Rajbhandari et al. 2020)."""
+    expert: Axis = 1
+    """Shards of a sparse model's experts (Lepikhin et al. 2020); of all else as fsdp."""
     tensor: Axis = 1
     """Shards of heads, MLP and vocabulary (Shoeybi et al. 2019)."""
+    slices: Whole = 0
+    """Equal groups of devices with a fast network within, over which outer axes cross first; 0: as
+    the devices say, else each host is one; 1: all devices are alike."""
 
     @model_validator(mode="after")
     def _one_open(self) -> "Mesh":
-        sizes = vars(self)
+        sizes = {name: size for name, size in vars(self).items() if name != "slices"}
         if empty := [name for name, size in sizes.items() if size == 0]:
             raise ValueError(f"{empty[0]}=0 holds no device; use 1, or -1 for what is left")
         if list(sizes.values()).count(-1) > 1:

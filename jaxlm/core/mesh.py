@@ -1,7 +1,7 @@
 """The device mesh, and the table from logical axes to mesh axes.
 
 Meshes are Auto: the compiler propagates shardings, and `Layout.constrain` pins the few that it must
-not choose. More axes (sequence, expert, stage) are a name in AXES and a row in RULES.
+not choose. More axes (sequence, stage) are a name in AXES and a row in RULES.
 """
 
 import math
@@ -17,12 +17,14 @@ from jax.sharding import PartitionSpec as P
 
 from jaxlm.core import tree
 from jaxlm.core.errors import ConfigError
+from jaxlm.core.slices import Slices, arrange
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
+"""Outermost first: what talks least is farthest apart."""
 
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("batch", ("data", "fsdp")),
-    ("embed", ("fsdp",)),
+    ("batch", ("data", "fsdp", "expert")),
+    ("embed", ("fsdp", "expert")),
     ("heads", ("tensor",)),
     ("kv_heads", ("tensor",)),
     ("mlp", ("tensor",)),
@@ -31,7 +33,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("length", ()),
     ("head_dim", ()),
     ("rank", ()),
-    ("experts", ()),
+    ("experts", ("expert",)),
     ("norm", ()),
     ("whole", ()),
 )
@@ -40,31 +42,56 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
 AxesTable = Sequence[tuple[str, tuple[str, ...]]]
 
 
-def make_mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(
+    sizes: dict[str, int], devices: Sequence[Any] | None = None, slices: Slices | None = None
+) -> Mesh:
     """A mesh over `devices` (all of them by default) with one size per name in AXES.
 
-    One size may be -1: what is left. Raises ConfigError when the sizes do not give the number of
-    devices, naming sizes that would.
+    One size may be -1: what is left. slices: the same devices, by what a fast network joins (see
+    `slices.arrange`). Raises ConfigError when the sizes do not give the number of devices, naming
+    the nearest that do.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    if slices is None:
+        slices = [list(jax.devices() if devices is None else devices)]
+    count = sum(map(len, slices))
     if unknown := [axis for axis in sizes if axis not in AXES]:
         raise ConfigError("mesh", f"no axis is called {unknown[0]!r}; use {', '.join(AXES)}")
     shape = [sizes.get(axis, 1) for axis in AXES]
     if 0 in shape or shape.count(-1) > 1:
         raise ConfigError("mesh", f"{sizes}: sizes are positive, and one of them may be -1")
-    known = int(np.prod([size for size in shape if size != -1]))
-    if -1 in shape and len(devices) % known == 0:
-        shape[shape.index(-1)] = len(devices) // known
-    if int(np.prod(shape)) != len(devices):
+    known = math.prod(size for size in shape if size != -1)
+    if -1 in shape and count % known == 0:
+        shape[shape.index(-1)] = count // known
+    if math.prod(shape) != count:
         given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-        tensor = math.gcd(len(devices), shape[2])
-        data = math.gcd(len(devices) // tensor, shape[0])
-        fits = zip(AXES, (data, len(devices) // tensor // data, tensor), strict=True)
-        use = " ".join(f"mesh.{axis}={size}" for axis, size in fits)
-        raise ConfigError(
-            "mesh", f"{given} does not give the {len(devices)} devices here; use {use}"
-        )
-    return jax.make_mesh(tuple(shape), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+        each = zip(AXES, shape, nearest(shape, count), strict=True)
+        use = " ".join(f"mesh.{a}={n}" for a, size, n in each if a == "fsdp" or (size, n) != (1, 1))
+        raise ConfigError("mesh", f"{given} does not give the {count} devices here; use {use}")
+    return Mesh(arrange(shape, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def nearest(shape: Sequence[int], count: int) -> tuple[int, ...]:
+    """The sizes that give `count` devices and are nearest to those asked for.
+
+    Near is by how many times larger or smaller an axis is. `fsdp` gives way before `data`, and
+    these before the axes that split a layer, whose sizes a model allows or not; -1 always does.
+    """
+    cost = {"fsdp": 0.25, "data": 0.5}
+
+    def far(found: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
+        each = zip(AXES, shape, found, strict=True)
+        steps = [cost.get(a, 1) * abs(math.log(n / size)) for a, size, n in each if size > 0]
+        return round(sum(steps), 9), found
+
+    return min(_factors(count, len(shape)), key=far)
+
+
+def _factors(count: int, parts: int) -> list[tuple[int, ...]]:
+    """All ways to write `count` as a product of so many numbers."""
+    if parts == 1:
+        return [(count,)]
+    fits = [n for n in range(1, count + 1) if count % n == 0]
+    return [(n, *rest) for n in fits for rest in _factors(count // n, parts - 1)]
 
 
 @dataclass(frozen=True)
@@ -122,13 +149,21 @@ class Layout:
             axes = logical_axes(name, table)
             if axes is None or len(axes) != leaf.ndim:
                 return self.sharding(())
-            fits = [
-                axis if leaf.shape[i] % self.size(axis) == 0 else None
-                for i, axis in enumerate(axes)
-            ]
-            return self.sharding(fits)
+            return NamedSharding(self.mesh, P(*self.split(axes, leaf.shape)))
 
         return tree.map_named(one, shapes)
+
+    def split(self, axes: Sequence[str], shape: Sequence[int]) -> list[tuple[str, ...]]:
+        """The mesh axes that each dimension of a parameter is split over: of its `shares` as many,
+        outermost first, as divide it.
+        """
+        found = []
+        for names, size in zip(shares(axes, self.rules), shape, strict=True):
+            names = [name for name in names if self.mesh.shape[name] > 1]
+            while size % math.prod(self.mesh.shape[name] for name in names):
+                names.pop()
+            found.append(tuple(names))
+        return found
 
     def placed(self, shapes: Any, table: AxesTable) -> Any:
         """The same tree as ShapeDtypeStructs that carry their shardings."""
@@ -137,6 +172,20 @@ class Layout:
             shapes,
             self.shardings(shapes, table),
         )
+
+
+def shares(
+    axes: Sequence[str], rules: Sequence[tuple[str, tuple[str, ...]]] = RULES
+) -> list[tuple[str, ...]]:
+    """The mesh axes that each dimension of a parameter may be split over: those of its logical
+    axis, but for what a dimension before it has. Experts are split over `expert`, and the width of
+    each over `fsdp`, while other kernels' width is split over both.
+    """
+    found: list[tuple[str, ...]] = []
+    for axis in axes:
+        taken = {name for names in found for name in names}
+        found.append(tuple(name for name in dict(rules)[axis] if name not in taken))
+    return found
 
 
 def logical_axes(name: str, table: AxesTable) -> tuple[str, ...] | None:

@@ -31,7 +31,7 @@ from jaxlm.families.config import TRAINING, brief
 from jaxlm.families.family import Family
 from jaxlm.families.heads import NONE, SEQUENCE, named, write_labels
 from jaxlm.families.rope import USED
-from jaxlm.models.spec import Experts, Head, ModelSpec, Relative, Rope, Window
+from jaxlm.models.spec import RUNTIME, Experts, Head, ModelSpec, Relative, Rope, Window
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY
@@ -58,7 +58,9 @@ FAMILIES: dict[str, Family] = {
 }
 """By model_type; of several that express a spec, export takes the first."""
 
-FREE = ("dropout", "init_scale", "remat", "attention", "unroll")
+ROUTER = "router_aux_loss_coef"
+"""What transformers adds to the loss of a sparse model where it returns its routers' scores."""
+FREE = (*RUNTIME, "init_scale")
 """Fields of a spec that change no logit."""
 
 
@@ -87,7 +89,10 @@ def training_notes(values: Mapping[str, Any]) -> list[str]:
     """The same of what acts in training alone."""
     what = "is ignored: model.dropout sets what training drops"
     keys = sorted(key for key in TRAINING if "drop" in key and values.get(key))
-    return [f"{key}={brief(values[key])} {what}" for key in keys]
+    lines = [f"{key}={brief(values[key])} {what}" for key in keys]
+    if values.get("output_router_logits") and (weight := values.get(ROUTER)):
+        lines.append(f"{ROUTER}={brief(weight)} is ignored: model.balance_loss sets it")
+    return lines
 
 
 def fitting(spec: ModelSpec, origin: str = "") -> Family:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxlm import families
 from jaxlm.core import tree
 from jaxlm.core.errors import CheckpointError
-from jaxlm.core.mesh import RULES, Layout, logical_axes, make_mesh
+from jaxlm.core.mesh import Layout, logical_axes, make_mesh, shares
 from jaxlm.families.names import Shape, Weight
 from jaxlm.hub import load as folders
 from jaxlm.hub.tensors import open_tensors
@@ -117,9 +117,9 @@ def _rows(leaves: dict[str, jax.ShapeDtypeStruct], weights: Iterable[Weight]) ->
 
 
 def _axes(name: str) -> tuple[str, ...]:
-    split = dict(RULES)
     axes = logical_axes(name, AXES) or ()
-    return tuple(":".join([axis, *filter(None, ["+".join(split[axis])])]) for axis in axes)
+    each = zip(axes, shares(axes), strict=True)
+    return tuple(":".join([axis, *filter(None, ["+".join(names)])]) for axis, names in each)
 
 
 def _theirs(weight: Weight, shape: Shape) -> str:

@@ -22,7 +22,7 @@ AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("(attn/o|cross/o|mlp/down)/(bias|lora_m)", ("norm",)),
     ("(attn|attn_out|cross|cross_out|mlp|mlp_out|embed|final)_norm/(scale|bias)", ("norm",)),
     ("attn/[qk]_norm/scale", ("norm",)),
-    ("experts/router/kernel", ("embed", "experts")),
+    ("experts/router/kernel", ("embed", "whole")),
     (r"experts/(gate|up)/kernel(_\w+)?", ("experts", "embed", "mlp")),
     (r"experts/down/kernel(_\w+)?", ("experts", "mlp", "embed")),
     ("head/kernel", ("embed", "vocab")),

@@ -23,7 +23,7 @@ from jaxlm.models.axes import AXES
 def scan(
     stack: nn.Module, block: Any, settings: tuple[Any, ...], x: Array, shared: Any, cache: Any
 ) -> tuple[Array, Any]:
-    """x [B, L, D] through the layers of `stack`, each a `block(*settings)`, and their cache.
+    """x [B, L, D] through the layers of `stack`, each a `block(*settings)`, and what they tell.
 
     settings: the spec first. In two scans when the parameters have LOWER: structure is the switch.
     """

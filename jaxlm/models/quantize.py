@@ -232,7 +232,8 @@ def check(name: str, kernel: Any, kind: str, layout: Layout) -> None:
     if block < LEAST:
         what = f"nf4 needs inputs of a multiple of {LEAST}, and {name} has {size}; use int8"
         raise ConfigError("frozen_dtype", what)
-    shards = layout.size((logical_axes(name, AXES) or ())[axis])
-    if size % shards == 0 and size // block % shards:
+    split = layout.split(logical_axes(name, AXES) or (), kernel.shape)[axis]
+    shards = math.prod(layout.mesh.shape[mesh_axis] for mesh_axis in split)
+    if size // block % shards:
         what = f"the blocks of {block} of {name}'s {size} inputs do not split over {shards} devices"
         raise ConfigError("frozen_dtype", f"{what}; use int8, or fewer and mesh.data")

@@ -23,7 +23,7 @@ def _listed(value: Any) -> Any:
 Layers = Annotated[tuple[Whole, ...], BeforeValidator(_listed)]
 Factors = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_listed)]
 
-RUNTIME = ("dropout", "remat", "attention", "unroll")
+RUNTIME = ("dropout", "balance_loss", "router_z_loss", "remat", "attention", "unroll")
 """Fields that change no parameter."""
 VOCAB_MULTIPLE = 128
 """The embedding's rows are padded to a multiple of this, so that they divide over any mesh."""
@@ -227,6 +227,11 @@ class ModelSpec(Section):
     bias: Bias = Bias()
     dropout: Share = 0.0
     """Share of activations dropped in training, after the embedding and before each residual."""
+    balance_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that is least where all experts get as many tokens (Fedus et al. 2021, eq.
+    4), of each microbatch by itself."""
+    router_z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of log(Z)^2 of routers (Zoph et al. 2022, eq. 5), so that their scores stay small."""
     init_scale: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of the initial weights; residual outputs are over sqrt(2 x layers)."""
     remat: Literal["none", "products", "full"] = "products"

@@ -21,6 +21,7 @@ from jaxlm.core.parts import NEW_ROWS
 from jaxlm.core.tree import Params
 from jaxlm.models.attention import Attention
 from jaxlm.models.axes import AXES
+from jaxlm.models.balance import Aux, Routed, auxiliary
 from jaxlm.models.cache import Cache, KeyValues
 from jaxlm.models.dense import dropout, layer_keys
 from jaxlm.models.depth import scan
@@ -34,7 +35,8 @@ from jaxlm.models.source import Source, SourceAttention
 from jaxlm.models.spec import ModelSpec
 
 Batch = dict[str, Array]
-Aux = dict[str, Array]
+Told = tuple[KeyValues | None, Routed | None]
+"""What layers tell beside hidden states: their part of the cache, and what their routers did."""
 
 REMAT: dict[str, Any] = {
     "products": jax.checkpoint_policies.save_only_these_names("product", "attention"),
@@ -52,7 +54,7 @@ class Forward(NamedTuple):
     """
 
     hidden: Callable[[Params, Batch, Array | None], tuple[Array, Aux]]
-    """A batch -> hidden states [B, L, D] after the final norm, and sums to add to the loss."""
+    """A batch -> hidden states [B, L, D] after the final norm, and what routers add to the loss."""
     head: Callable[[Params], Params]
     """The few leaves the logits need: what the loss differentiates beside the hidden states."""
     logits: Callable[[Params, Array], Array]
@@ -95,7 +97,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: Array, shared: Shared, layer: Array, cache: KeyValues | None
-    ) -> tuple[Array, KeyValues | None]:
+    ) -> tuple[Array, Told]:
         spec, near, site = self.spec, _windowed(self.spec, layer), self.site + 2 * layer
         turn = shared.turns and jax.tree.map(partial(_either, near), *reversed(shared.turns))
         attend = Attention(spec, self.layout, self.dtype, self.causal, name="attn")
@@ -109,14 +111,17 @@ class Block(nn.Module):
             y = self._before(x, "cross")
             y, cache = across(y, shared.segments, shared.source, cache, keys)
             x = self._residual(x, y, "cross", shared.keys, 2 * spec.layers + 1 + layer)
-        y = self._mlp(self._before(read if spec.parallel else x, "mlp"), keys)
-        return self._residual(x, y, "mlp", shared.keys, site + 2), cache
+        y = self._before(read if spec.parallel else x, "mlp")
+        y, routed = self._mlp(y, shared.segments, keys)
+        return self._residual(x, y, "mlp", shared.keys, site + 2), (cache, routed)
 
-    def _mlp(self, x: Array, keys: Array | None) -> Array:
+    def _mlp(
+        self, x: Array, segments: Array | None, keys: Array | None
+    ) -> tuple[Array, Routed | None]:
         spec, out_scale = self.spec, residual_scale(self.spec)
         if spec.experts.count:
-            return Experts(spec, self.layout, self.dtype, out_scale, name="experts")(x)
-        return Mlp(
+            return Experts(spec, self.layout, self.dtype, out_scale, name="experts")(x, segments)
+        dense = Mlp(
             spec.mlp,
             spec.activation,
             spec.gated,
@@ -125,7 +130,8 @@ class Block(nn.Module):
             spec.init_scale,
             out_scale,
             name="mlp",
-        )(x, keys)
+        )
+        return dense(x, keys), None
 
     def _first(self, x: Array, layer: Array) -> Array:
         """What attention reads; embeddings that are normalized already are not once more."""
@@ -180,7 +186,7 @@ class Stack(nn.Module):
         prefix: Array | None = None,
         source: Source | None = None,
         cache: KeyValues | None = None,
-    ) -> tuple[Array, KeyValues | None]:
+    ) -> tuple[Array, Told]:
         spec, block = self.spec, Block
         x = self._embedded(x, positions, keys)
         turns = bias = None
@@ -195,8 +201,8 @@ class Stack(nn.Module):
             block = nn.remat(Block, policy=REMAT[spec.remat], prevent_cse=False)
         shared = Shared(segments, prefix, turns, bias, source, keys)
         settings = (spec, self.layout, self.dtype, self.causal, self.site)
-        x, cache = scan(self, block, settings, x, shared, cache)
-        return x if spec.norm.place == "sum" else Normalize(spec.norm, name="final_norm")(x), cache
+        x, told = scan(self, block, settings, x, shared, cache)
+        return x if spec.norm.place == "sum" else Normalize(spec.norm, name="final_norm")(x), told
 
     def _embedded(self, x: Array, positions: Array, keys: Array | None) -> Array:
         """Embeddings x [B, L, D] as the first block reads them."""
@@ -222,14 +228,14 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(
         self, batch: Batch, keys: Array | None = None, cache: KeyValues | None = None
-    ) -> tuple[Array, KeyValues | None]:
+    ) -> tuple[Array, Told]:
         """A batch as Forward has it -> hidden states [B, L, D]."""
-        spec, source = self.spec, None
+        spec, source, read = self.spec, None, None
         table = Table(spec, padded_vocab(spec), self.layout, self.dtype, name="embed")
         if self.is_initializing():
             Head(spec, self.dtype, name="head")(jnp.zeros((1, spec.embed)))
         if spec.structure == "encoder-decoder":
-            source = self._source(table, batch, keys)
+            source, read = self._source(table, batch, keys)
         x = table(batch["tokens"])
         if spec.embedding.types:
             types = Table(spec, spec.embedding.types, self.layout, self.dtype, name="types")
@@ -239,19 +245,24 @@ class Transformer(nn.Module):
         stack = Stack(spec, self.layout, self.dtype, causal, name=name)
         rows, prefix = batch.get("segments"), batch.get("prefix") if spec.prefix else None
         more = {"prefix": prefix, "source": source, "cache": cache}
-        return stack(x, batch["positions"], rows, keys, **more)
+        x, (cache, routed) = stack(x, batch["positions"], rows, keys, **more)
+        if read is not None and routed is not None:
+            routed = jax.tree.map(lambda *layers: jnp.concatenate(layers), read, routed)
+        return x, (cache, routed)
 
-    def _source(self, table: "Table", batch: Batch, keys: Array | None) -> Source:
+    def _source(
+        self, table: "Table", batch: Batch, keys: Array | None
+    ) -> tuple[Source, Routed | None]:
         """The encoder's output, or nothing where the cache has what is needed of it."""
         spec, segments = self.spec, batch.get("source_segments")
         if "source" not in batch:
-            return Source(None, segments)
+            return Source(None, segments), None
         x = table(batch["source"])
         own = spec.model_copy(update={"layers": spec.encoder.layers})
         site = 3 * spec.layers + 1  # after the decoder's dropouts
         encoder = Stack(own, self.layout, self.dtype, False, site, name="encoder")
-        hidden, _ = encoder(x, batch["source_positions"], segments, keys)
-        return Source(hidden, segments)
+        hidden, (_, routed) = encoder(x, batch["source_positions"], segments, keys)
+        return Source(hidden, segments), routed
 
 
 class Table(nn.Module):
@@ -283,7 +294,8 @@ def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
     apply: Any = Transformer(spec, layout, dtype).apply
 
     def hidden(params: Params, batch: Batch, keys: Array | None) -> tuple[Array, Aux]:
-        return apply({"params": params}, batch, keys)[0], {}
+        x, (_, routed) = apply({"params": params}, batch, keys)
+        return x, auxiliary(spec, routed)
 
     def decode(
         params: Params, tokens: Array, cache: Cache, source: Batch | None = None
@@ -293,7 +305,7 @@ def make_forward(spec: ModelSpec, layout: Layout, dtype: DTypeLike) -> Forward:
             cache = cache._replace(source_segments=source.get("source_segments"))
         batch: Any = {"tokens": tokens, "positions": positions, "segments": segments}
         batch |= {**(source or {}), "source_segments": cache.source_segments}
-        x, values = apply({"params": params}, batch, None, cache.key_values())
+        x, (values, _) = apply({"params": params}, batch, None, cache.key_values())
         scores = head_logits(select_head(params, spec), x[:, -1:])  # of [B, L, V]: prompts are long
         return scores[:, 0, : spec.vocab], cache.with_values(values)
 
@@ -336,7 +348,7 @@ def _init(spec: ModelSpec, layout: Layout, dtype: DTypeLike, key: Array) -> Para
 
 
 def check_divides(spec: ModelSpec, layout: Layout) -> None:
-    """Refuse what a mesh cannot split: query heads, the MLP, the (padded) vocabulary."""
+    """Refuse what a mesh cannot split: query heads, the MLP, the (padded) vocabulary, experts."""
     sizes = {"heads": spec.heads, "mlp": spec.mlp, "vocab": padded_vocab(spec)}
     for axis, size in sizes.items():
         if size % (shards := layout.size(axis)):
@@ -345,3 +357,12 @@ def check_divides(spec: ModelSpec, layout: Layout) -> None:
                 "mesh.tensor",
                 f"model.{axis}={size} does not split over {shards} devices; use mesh.tensor={fits}",
             )
+    count, shards = spec.experts.count, layout.size("experts")
+    if shards == 1 or (count and count % shards == 0):
+        return
+    rest = shards * layout.mesh.shape["fsdp"]
+    fits = max((n for n in range(1, shards) if math.gcd(count, rest) % n == 0), default=1)
+    what = f"model.experts.count={count} does not split over {shards} devices"
+    if not count:
+        fits, what = 1, "the model has no experts to split"
+    raise ConfigError("mesh.expert", f"{what}; use mesh.expert={fits} mesh.fsdp={rest // fits}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jax import Array
 
 if TYPE_CHECKING:
+    from jaxlm.models.balance import Aux
     from jaxlm.models.transformer import Forward
 
 Batch = dict[str, Array]
@@ -37,11 +38,9 @@ class Whole(NamedTuple):
     batch they are those of `Objective.loss`.
     """
 
-    represent: Callable[
-        ["Forward", dict[str, Any], Batch, Array | None], tuple[Array, dict[str, Array]]
-    ]
-    """(forward, params, batch, keys) -> what is compared [B, ...], each row's by itself, and
-    auxiliary sums."""
+    represent: Callable[["Forward", dict[str, Any], Batch, Array | None], tuple[Array, "Aux"]]
+    """(forward, params, batch, keys) -> what is compared [B, ...], each row's by itself, and what
+    the network adds."""
     compare: Callable[[Array, Batch], Sums]
     """(what is compared, its whole batch) -> sums of each row."""
 
@@ -56,3 +55,12 @@ class Objective(NamedTuple):
     """(loss, weight, extra) of a whole evaluation -> its columns beside the loss."""
     whole: Whole | None = None
     """What `loss` is made of where it needs the whole batch; None: rows are added up."""
+
+
+def added(sums: Sums, aux: "Aux") -> Sums:
+    """The sums with what the network adds to them: its means times the weight.
+
+    So a term of routers is one of each microbatch, and a run's is the mean of these.
+    """
+    loss, figures = ({name: mean * sums.weight for name, mean in each.items()} for each in aux)
+    return sums._replace(auxiliary=sums.auxiliary | loss, extra=sums.extra | figures)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxlm.objectives import counts, entities
-from jaxlm.objectives.base import Batch, Objective, Sums
+from jaxlm.objectives.base import Batch, Objective, Sums, added
 from jaxlm.objectives.lm import real_tokens
 
 Told = dict[str, Array]
@@ -35,7 +35,7 @@ def single(
     scheme = entities.scheme(labels) if words else None
 
     def loss(forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None) -> Sums:
-        scores, auxiliary = _scores(forward, params, batch, keys, words)
+        scores, aux = _scores(forward, params, batch, keys, words)
         logs, targets = jax.nn.log_softmax(scores), batch["targets"]
         weight = jnp.asarray(class_weights or [1.0] * len(labels), jnp.float32)
         own = weight[targets] * batch["weights"]
@@ -52,7 +52,7 @@ def single(
         if keys is None and scheme:
             at = batch["weights"] > 0
             extra |= entities.counted(scheme, targets, found, batch["segments"], at)
-        return Sums(sums, own.sum(), auxiliary, extra)
+        return added(Sums(sums, own.sum(), {}, extra), aux)
 
     return Objective(loss, partial(_single_columns, "words" if words else "examples"))
 
@@ -65,7 +65,7 @@ def multi(labels: Sequence[str]) -> Objective:
     """
 
     def loss(forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None) -> Sums:
-        scores, auxiliary = _scores(forward, params, batch, keys, False)
+        scores, aux = _scores(forward, params, batch, keys, False)
         targets, weights = batch["targets"].reshape(scores.shape), batch["weights"]
         each = jnp.maximum(scores, 0) - scores * targets + jnp.log1p(jnp.exp(-jnp.abs(scores)))
         found, true = scores > 0, targets > 0
@@ -75,7 +75,8 @@ def multi(labels: Sequence[str]) -> Objective:
             every = jnp.broadcast_to(weights[..., None], scores.shape)
             extra |= counts.matched(true, found, every)
             extra |= counts.calibrated(jax.nn.sigmoid(jnp.abs(scores)), found == true, every)
-        return Sums((each.mean(-1) * weights).sum(), weights.sum(), auxiliary, extra)
+        sums = Sums((each.mean(-1) * weights).sum(), weights.sum(), {}, extra)
+        return added(sums, aux)
 
     return Objective(loss, _multi_columns)
 
@@ -87,26 +88,26 @@ def regression() -> Objective:
     """
 
     def loss(forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None) -> Sums:
-        scores, auxiliary = _scores(forward, params, batch, keys, False)
+        scores, aux = _scores(forward, params, batch, keys, False)
         targets, weights = batch["targets"].reshape(scores.shape), batch["weights"]
         each = jnp.square(scores - targets).mean(-1)
         extra: Told = {"tokens": real_tokens(batch)}
         if keys is None:
             every = jnp.broadcast_to(weights[..., None], scores.shape)
             extra |= counts.moments(targets, scores, every)
-        return Sums((each * weights).sum(), weights.sum(), auxiliary, extra)
+        return added(Sums((each * weights).sum(), weights.sum(), {}, extra), aux)
 
     return Objective(loss, _regression_columns)
 
 
 def _scores(
     forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None, words: bool
-) -> tuple[Array, Told]:
+) -> tuple[Array, Any]:
     """(float32 [B, K, C], or [B, L, C] of words; what the network adds to the loss)."""
-    hidden, auxiliary = forward.hidden(params, batch, keys)
+    hidden, aux = forward.hidden(params, batch, keys)
     if not words:
         hidden = forward.pooled(hidden, batch, batch["weights"].shape[1])
-    return forward.logits(forward.head(params), hidden), auxiliary
+    return forward.logits(forward.head(params), hidden), aux
 
 
 def _single_columns(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlm.objectives.base import Batch, Objective, Sums, Whole
+from jaxlm.objectives.base import Batch, Objective, Sums, Whole, added
 
 Embed = Callable[[Array, Array, int], Array]
 """(hidden states [B, L, D], segments [B, L], K) -> vectors of length 1 of K texts, float32
@@ -30,10 +30,10 @@ def contrastive(*, embed: Embed, temperature: float, symmetric: bool) -> Objecti
 
     def represent(
         forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None
-    ) -> tuple[Array, dict[str, Array]]:
-        hidden, auxiliary = forward.hidden(params, batch, keys)
+    ) -> tuple[Array, Any]:
+        hidden, aux = forward.hidden(params, batch, keys)
         count = batch["texts"].shape[1] // 2
-        return embed(hidden, batch["segments"], count), auxiliary
+        return embed(hidden, batch["segments"], count), aux
 
     def compare(found: Array, batch: Batch) -> Sums:
         segments, count = batch["segments"], found.shape[1]
@@ -61,9 +61,8 @@ def contrastive(*, embed: Embed, temperature: float, symmetric: bool) -> Objecti
         return Sums(jnp.where(real, loss, 0.0), weight, {}, extra)
 
     def loss(forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None) -> Sums:
-        found, auxiliary = represent(forward, params, batch, keys)
-        sums = jax.tree.map(lambda x: x.sum(0), compare(found, batch))
-        return sums._replace(auxiliary=auxiliary)
+        found, aux = represent(forward, params, batch, keys)
+        return added(jax.tree.map(lambda x: x.sum(0), compare(found, batch)), aux)
 
     return Objective(loss, _scores, Whole(represent, compare))
 

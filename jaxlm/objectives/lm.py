@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxlm.objectives.base import Batch, Objective, Sums
+from jaxlm.objectives.base import Batch, Objective, Sums, added
 from jaxlm.objectives.divergence import Base, divergence
 from jaxlm.objectives.xent import cross_entropy
 
@@ -32,7 +32,7 @@ def language_model(
     """
 
     def loss(forward: Any, params: dict[str, Any], batch: Batch, keys: Array | None) -> Sums:
-        hidden, auxiliary = forward.hidden(params, batch, keys)
+        hidden, aux = forward.hidden(params, batch, keys)
         hidden, weights = _predicting(hidden, batch), batch["weights"]
         sums = cross_entropy(
             forward.logits,
@@ -43,8 +43,7 @@ def language_model(
             z=z_loss,
             shards=shards,
         )
-        if z_loss:
-            auxiliary = {**auxiliary, "z_loss": sums.z_loss}
+        auxiliary = {"z_loss": sums.z_loss} if z_loss else {}
         if kl_to_base and base and keys is not None:
             before = jax.lax.stop_gradient(base(params))
             kl = divergence(
@@ -54,12 +53,12 @@ def language_model(
                 weights,
                 shards=shards,
             )
-            auxiliary = {**auxiliary, "kl_to_base": kl_to_base * kl}
+            auxiliary["kl_to_base"] = kl_to_base * kl
         extra = {"accuracy": sums.correct, "tokens": real_tokens(batch)}
         if keys is None and token_bytes is not None:
             count = jnp.asarray(token_bytes, jnp.float32)[batch["targets"]]
             extra["bytes"] = (count * weights).sum()
-        return Sums(sums.loss, weights.sum(), auxiliary, extra)
+        return added(Sums(sums.loss, weights.sum(), auxiliary, extra), aux)
 
     return Objective(loss, _scores)
 

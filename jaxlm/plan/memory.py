@@ -61,6 +61,13 @@ class Step:
     """Columns of an encoder-decoder's source; None is `length`."""
     scored: int | None = None
     """Places of a row of which logits are made; None is all."""
+    expert: int = 1
+    """Devices along the mesh's axis `expert`."""
+
+    @property
+    def shards(self) -> int:
+        """Devices that the batch is split over."""
+        return self.data * self.fsdp * self.expert
 
     @property
     def wide(self) -> int:
@@ -206,7 +213,7 @@ def _less(use: Use, other: Step) -> int:
 
 def _more_microbatches(step: Step) -> int | None:
     """Up to four times as many, each still a row for every device; None when there is no room."""
-    shards = step.data * step.fsdp
+    shards = step.shards
     most = step.batch // shards
     fits = [n for n in range(1, most + 1) if step.batch % (n * shards) == 0]
     more = [n for n in fits if step.microbatches < n <= 4 * step.microbatches]
@@ -214,7 +221,7 @@ def _more_microbatches(step: Step) -> int | None:
 
 
 def _rows(step: Step) -> int:
-    return max(1, step.batch // (step.microbatches * step.data * step.fsdp))
+    return max(1, step.batch // (step.microbatches * step.shards))
 
 
 def _activations(step: Step) -> int:
@@ -236,7 +243,9 @@ def _activations(step: Step) -> int:
 def _block(step: Step, *, cross: bool) -> tuple[int, int]:
     """Bytes of one block per token: what is kept of it, and all that it computes."""
     spec, itemsize = step.spec, jnp.dtype(step.compute_dtype).itemsize
-    embed, mlp = spec.embed, spec.mlp * (spec.experts.chosen if spec.experts.count else 1)
+    # A device keeps room for the tokens of all devices whose experts it shares.
+    embed, times = spec.embed, spec.experts.chosen * step.expert if spec.experts.count else 1
+    mlp = spec.mlp * times
     heads, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     wide, looks = 2 if spec.gated else 1, 2 if cross else 1
     products = (2 + looks) * embed + looks * 2 * (heads + keys) + wide * mlp

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import distributed, tree
+from jaxlm.core import distributed, slices, tree
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
@@ -72,7 +74,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     tokenizer = get_tokenizer(config, folder / "tokenizer", voice)
     spec = config.model.filled(vocab=tokenizer.vocab, max_length=config.length)
     check_spec(spec, config, tokenizer)
-    layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in MESH_AXES}))
+    layout = lay_out(config, voice)
     check_batch(config.batch, config.microbatches, layout.size("batch"))
     data, held = distributed.together("data", partial(reading.read, config, tokenizer, voice.say))
     if distributed.index() == 0:
@@ -121,6 +123,17 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         gauges=scored,
         facts=beginning(config, want, voice) | facts(live, frozen, spec, data.columns),
     )
+
+
+def lay_out(config: RunConfig, voice: Progress) -> Layout:
+    """The mesh over all devices, which is said where there are several."""
+    count = config.mesh.slices
+    found = slices.find(jax.devices(), count)
+    sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
+    mesh = make_mesh(sizes, slices=found)
+    if mesh.size > 1:
+        voice.say(slices.describe(dict(mesh.shape), found, counted=count > 0))
+    return Layout(mesh)
 
 
 def tell(
@@ -195,6 +208,9 @@ def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None
             "model.vocab",
             f"{spec.vocab} is less than the tokenizer's {tokenizer.vocab} ids; leave it out",
         )
+    for key in () if spec.experts.count else ("balance_loss", "router_z_loss"):
+        if getattr(spec, key):
+            raise ConfigError(f"model.{key}", "is of experts, which the model has none of; use 0")
     if spec.structure == "encoder-decoder" and spec.encoder.start >= spec.vocab:
         what = f"id {spec.encoder.start} is outside the vocabulary of {spec.vocab} ids"
         raise ConfigError("model.encoder.start", f"{what}; use the tokenizer's {tokenizer.pad}")
@@ -211,7 +227,7 @@ def check_batch(batch: int, microbatches: int, shards: int) -> None:
     unit = shards * microbatches
     if batch % unit == 0:
         return
-    over = f"{shards} devices (data x fsdp)"
+    over = f"{shards} devices (data x fsdp x expert)"
     if microbatches > 1:
         over += f" x microbatches={microbatches}"
     lower, higher = batch // unit * unit, (batch // unit + 1) * unit

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxlm.core.tree import Params
-from jaxlm.objectives.base import Batch, Objective, Sums
+from jaxlm.objectives.base import Batch, Objective, Sums, added
 
 if TYPE_CHECKING:
     from jaxlm.models.transformer import Forward
@@ -58,11 +58,11 @@ def _pulled(objective: Objective) -> Any:
 
     def loss(forward: "Forward", params: Params, batch: Any, keys: Array | None) -> Sums:
         slope, sums = batch[CACHED]
-        found, auxiliary = represent(forward, params, batch, keys)
+        found, aux = represent(forward, params, batch, keys)
         product = (found * slope).sum()  # its gradient is the loss's, its value is not
         sums = jax.tree.map(lambda x: x.sum(0), sums)
         still = product - jax.lax.stop_gradient(product)
-        return sums._replace(loss=sums.loss + still, auxiliary=auxiliary)
+        return added(sums._replace(loss=sums.loss + still), aux)
 
     return loss
 

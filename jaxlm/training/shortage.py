@@ -65,6 +65,7 @@ def _estimated(run: Run) -> tuple[Step, Use]:
         microbatches=config.microbatches,
         data=layout.mesh.shape["data"],
         fsdp=layout.mesh.shape["fsdp"],
+        expert=layout.mesh.shape["expert"],
         compute_dtype=compute_dtype(config.compute_dtype),
         chunk_bytes=chunk_bytes(),
     )

@@ -15,9 +15,10 @@ TABLE = (("up/kernel", ("embed", "mlp")), ("up/bias", ("mlp",)), ("norm/scale", 
 @pytest.mark.parametrize(
     ("sizes", "shape"),
     [
-        ({"fsdp": -1}, (1, 8, 1)),
-        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2)),
-        ({"tensor": 8}, (1, 1, 8)),
+        ({"fsdp": -1}, (1, 8, 1, 1)),
+        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 1, 2)),
+        ({"expert": -1, "tensor": 2}, (1, 1, 4, 2)),
+        ({"tensor": 8}, (1, 1, 1, 8)),
     ],
 )
 def test_a_mesh_takes_all_devices(sizes, shape):
@@ -28,10 +29,12 @@ def test_a_mesh_takes_all_devices(sizes, shape):
 @pytest.mark.parametrize(
     ("sizes", "use"),
     [
-        ({}, "mesh.data=1 mesh.fsdp=8 mesh.tensor=1"),
-        ({"data": 4}, "mesh.data=4 mesh.fsdp=2 mesh.tensor=1"),
-        ({"fsdp": -1, "tensor": 3}, "mesh.data=1 mesh.fsdp=8 mesh.tensor=1"),
+        ({}, "mesh.fsdp=8"),
+        ({"data": 4}, "mesh.data=4 mesh.fsdp=2"),
+        ({"fsdp": -1, "tensor": 3}, "mesh.fsdp=2 mesh.tensor=4"),
+        ({"fsdp": 16, "tensor": 4}, "mesh.fsdp=2 mesh.tensor=4"),
         ({"data": 8, "tensor": 4}, "mesh.data=2 mesh.fsdp=1 mesh.tensor=4"),
+        ({"data": 3, "expert": 3}, "mesh.data=2 mesh.fsdp=1 mesh.expert=4"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_sizes_that_do(sizes, use):

@@ -203,5 +203,7 @@ def test_an_unknown_model_type_gets_the_known_ones():
 def test_what_is_not_followed_on_purpose_gets_a_line():
     assert notes(CONFIGS["llama"]) == training_notes(CONFIGS["llama"]) == notes(HUB[0]) == []
     drops, code = training_notes(HUB[0]), notes(HUB[8])
+    routers = training_notes({"output_router_logits": True, "router_aux_loss_coef": 0.02})
+    assert routers == ["router_aux_loss_coef=0.02 is ignored: model.balance_loss sets it"]
     assert [line.partition("=")[0] for line in drops] == ["attn_pdrop", "embd_pdrop", "resid_pdrop"]
     assert len(code) == 1 and "auto_map" in code[0]

@@ -40,7 +40,7 @@ def test_a_parameter_has_its_axes_and_their_names(tmp_path):
     hubs.write(tmp_path, "mixtral")
     rows = {row.name: row for row in inspect(tmp_path).rows}
     row = rows["decoder/blocks/experts/gate/kernel"]
-    assert row.axes == ("layers", "experts", "embed:fsdp", "mlp:tensor")
+    assert row.axes == ("layers", "experts:expert", "embed:fsdp", "mlp:tensor")
     assert row.theirs == ("model.layers.{0..2}.block_sparse_moe.experts.{0..4}.w1.weight",)
     assert row.nbytes == 3 * 5 * 32 * 40 * 4
 

@@ -86,7 +86,16 @@ def hidden(params, spec=MIXTRAL):
 
 
 @pytest.mark.parametrize("rank", [0, 3])
-@pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"fsdp": 8},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"fsdp": 2, "expert": 4},
+        {"data": 2, "expert": 2, "tensor": 2},
+    ],
+    ids=str,
+)
 def test_a_mesh_changes_neither_loss_nor_gradient(mesh, rank):
     batch, found = networks.batch(), []
     for at in (networks.layout(), networks.layout(**mesh)):

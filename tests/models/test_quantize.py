@@ -122,9 +122,11 @@ def test_nothing_of_a_quantized_kernel_is_kept_for_the_backward_pass(shape):
     assert len(floats) > 10 and not kernels & {*floats, *(shape.layers * n for n in floats)}
 
 
-def test_quantized_kernels_lie_as_the_whole_ones_do():
-    at, one = networks.layout(data=2, fsdp=2, tensor=2), networks.layout()
-    small = networks.spec(embed=128, heads=2, kv_heads=2, mlp=256, layers=1)
+@pytest.mark.parametrize(("axis", "experts"), [("fsdp", 0), ("expert", 2)])
+def test_quantized_kernels_lie_as_the_whole_ones_do(axis, experts):
+    at, one = networks.layout(**{"data": 2, axis: 2, "tensor": 2}), networks.layout()
+    shape = {"embed": 128, "heads": 2, "kv_heads": 2, "mlp": 256, "layers": 1}
+    small = networks.spec(**shape, experts={"count": experts})
     found = param_shapes(small, at, jnp.float32)
     params = quantized(networks.params(small), "nf4")
     placed = jax.device_put(params, at.shardings(params, AXES))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlm.data.classified import Answered, Classified, Reads
+from jaxlm.models.balance import Aux
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives import classify, counts, entities
 
@@ -90,7 +91,7 @@ class Given:
     """A network whose scores are given."""
 
     def __init__(self, scores):
-        self.hidden = lambda params, batch, keys: (jnp.asarray(scores, jnp.float32), {})
+        self.hidden = lambda params, batch, keys: (jnp.asarray(scores, jnp.float32), Aux({}, {}))
         self.pooled = lambda x, batch, count: x
         self.head = lambda params: params
         self.logits = lambda head, x: x

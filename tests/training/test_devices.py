@@ -154,3 +154,33 @@ def test_what_does_not_split_is_refused_with_a_size_that_does(changes, line):
     make = partial(make_forward, layout=networks.layout(fsdp=2, tensor=4), dtype="float32")
     with pytest.raises(ConfigError, match=f"^mesh.tensor: {line}$"):
         make(networks.spec(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "line"),
+    [
+        ({}, {"expert": 4}, "the model has no experts to split; use mesh.expert=1 mesh.fsdp=4"),
+        (
+            {"experts": {"count": 6}},
+            {"fsdp": 2, "expert": 4},
+            "model.experts.count=6 does not split over 4 devices; use mesh.expert=2 mesh.fsdp=4",
+        ),
+        (
+            {"experts": {"count": 4}},
+            {"fsdp": 2, "expert": 3},
+            "model.experts.count=4 does not split over 3 devices; use mesh.expert=2 mesh.fsdp=3",
+        ),
+    ],
+)
+def test_experts_that_do_not_split_are_refused(changes, sizes, line):
+    with pytest.raises(ConfigError, match=f"^mesh.expert: {line}$"):
+        make_forward(networks.spec(**changes), networks.layout(**sizes), "float32")
+
+
+def test_experts_lie_on_their_devices_and_all_else_is_split_as_by_fsdp():
+    at = networks.layout(fsdp=2, expert=4)
+    held = networks.params(networks.spec(experts={"count": 4}), at)
+    blocks = held["decoder"]["blocks"]
+    expert, query = blocks["experts"]["up"]["kernel"], blocks["attn"]["q"]["kernel"]
+    assert expert.addressable_shards[0].data.shape == (2, 1, 16, expert.shape[-1])
+    assert query.addressable_shards[0].data.shape == (2, 4, *query.shape[2:])
