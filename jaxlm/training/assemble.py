@@ -13,7 +13,7 @@ import jax
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import distributed, slices, tree
+from jaxlm.core import compiler, distributed, slices, tree
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
@@ -59,6 +59,8 @@ class Run:
     """Rows in all, when `epochs` says where the data ends; later ones are filler."""
     keeper: Keeper
     step: Step
+    options: dict[str, Any]
+    """The compiler's, of the step."""
     gauges: tuple[Gauge, ...]
     """What is scored at each evaluation."""
     facts: dict[str, Any]
@@ -120,6 +122,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         rows=rows,
         keeper=Keeper(config, layout, optimizer, mask, keeping(config, folder, voice)),
         step=step,
+        options=compiled_with(layout, voice),
         gauges=scored,
         facts=beginning(config, want, voice) | facts(live, frozen, spec, data.columns),
     )
@@ -134,6 +137,14 @@ def lay_out(config: RunConfig, voice: Progress) -> Layout:
     if mesh.size > 1:
         voice.say(slices.describe(dict(mesh.shape), found, counted=count > 0))
     return Layout(mesh)
+
+
+def compiled_with(layout: Layout, voice: Progress) -> dict[str, Any]:
+    """The compiler's options for several devices, which are said."""
+    chosen = compiler.choose(list(layout.mesh.devices.flat))
+    if line := chosen.line():
+        voice.say(line)
+    return chosen.options
 
 
 def tell(

@@ -208,7 +208,8 @@ class Loop:
         """The compiled step: compiled before the clock starts, and its memory known."""
         key = jax.random.key(0)
         with self._voice.phase("compiling"):
-            self._compiled = compile_step(self._run.step, self._state, batch, key)
+            given = self._run.step, self._state, batch, key
+            self._compiled = compile_step(*given, self._run.options)
         return self._compiled
 
     def _after(self) -> tuple[int, str] | None:

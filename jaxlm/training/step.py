@@ -91,12 +91,17 @@ def train_step(
     return TrainState(state.step + 1, combine(live, frozen), opt_state), metrics
 
 
-def compile_step(step: Any, state: TrainState, batch: Batch, key: Array) -> jax.stages.Compiled:
-    """`step` compiled for arrays like these. The state is donated, and the next one lies where it
-    lay: left to itself XLA moves some leaves, and a compiled step does not take them back.
+def compile_step(
+    step: Any, state: TrainState, batch: Batch, key: Array, options: dict[str, Any] | None = None
+) -> jax.stages.Compiled:
+    """`step` compiled for arrays like these, with the compiler's `options`. The state is donated,
+    and the next one lies where it lay: left to itself XLA moves some leaves, and a compiled step
+    does not take them back.
     """
     lies = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(lies, None))
+    jitted = jax.jit(
+        step, donate_argnums=0, out_shardings=(lies, None), compiler_options=options or None
+    )
     return jitted.lower(state, batch, key).compile()
 
 
