@@ -1,7 +1,7 @@
 """Options that let XLA talk over the network while it computes, by kind of device.
 
 They go to jax.jit as compiler_options: an unknown name in XLA_FLAGS would end the process, here it
-is found by compiling nothing much with it, and left out. jaxlibs from 0.10 to 0.12 have other names.
+is found by compiling nothing much with it, and left out. Names change from jaxlib to jaxlib.
 """
 
 import os

@@ -24,14 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed  # the key-value store has no public door
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlm.core import gpus
 from jaxlm.core.errors import CLUSTER, INTERNAL, ClusterError, JaxlmError
 from jaxlm.core.job import COORDINATOR, PROCESS, PROCESSES, Job, find
 from jaxlm.core.lifeline import Cause, Lifeline, describe, raised
-from jaxlm.core.mesh import make_mesh
 
 T = TypeVar("T")
 
@@ -172,7 +171,7 @@ def check_complete() -> None:
 def device_sum() -> tuple[int, int]:
     """(A sum of one number from each device of all processes, what it should be)."""
     count = jax.device_count()
-    mesh, numbers = make_mesh({"data": count}), np.arange(count, dtype=np.int32)
+    mesh, numbers = Mesh(np.array(jax.devices()), ("data",)), np.arange(count, dtype=np.int32)
     spread = jax.make_array_from_callback(
         (count,), NamedSharding(mesh, P("data")), lambda at: numbers[at]
     )
