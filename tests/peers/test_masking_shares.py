@@ -45,7 +45,7 @@ def test_shares_are_the_collators_within_its_chance():
     chosen, found = np.zeros(ids.shape, bool), ids.copy()
     others = np.arange(len(NAMES), VOCAB, dtype=np.int32)
     for number, row in enumerate(ids):
-        at, found[number] = masking.masked(
+        at, found[number] = masking.mask_row(
             row,
             generator(0, number),
             may=row >= len(NAMES),
