@@ -10,10 +10,14 @@ from jaxlm.models.transformer import init_params
 from jaxlm.text.train import train
 
 
-@pytest.mark.parametrize("sizes", [{"fsdp": -1}, {"fsdp": 2, "tensor": 4}])
-def test_any_number_of_prompts_goes_on_any_mesh(sizes):
+@pytest.mark.parametrize(
+    ("sizes", "experts"),
+    [({"fsdp": -1}, 0), ({"fsdp": 2, "tensor": 4}, 0), ({"fsdp": 2, "expert": 4}, 4)],
+)
+def test_any_number_of_prompts_goes_on_any_mesh(sizes, experts):
     tokenizer = train("bpe", 300, ["def main():\n    return 1\n"] * 9)
-    spec = networks.spec().model_copy(update={"vocab": tokenizer.vocab, "max_length": 128})
+    spec = networks.spec(experts={"count": experts})
+    spec = spec.model_copy(update={"vocab": tokenizer.vocab, "max_length": 128})
     prompts, found = ["def ", "return 1", "x"], []
     for layout in (networks.layout(), Layout(make_mesh(sizes))):
         params = init_params(spec, layout, networks.ROOT, "float32")
