@@ -1,7 +1,7 @@
 """The device mesh, and the table from logical axes to mesh axes.
 
 Meshes are Auto: the compiler propagates shardings, and `Layout.constrain` pins the few that it must
-not choose. More axes (sequence, stage) are a name in AXES and a row in RULES.
+not choose. More axes (sequence, stage) are a name in sizes.AXES and a row in RULES.
 """
 
 import math
@@ -16,11 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlm.core import tree
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.sizes import AXES, fit
 from jaxlm.core.slices import Slices, arrange
-
-AXES = ("data", "fsdp", "expert", "tensor")
-"""Outermost first: what talks least is farthest apart."""
 
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("batch", ("data", "fsdp", "expert")),
@@ -45,53 +42,14 @@ AxesTable = Sequence[tuple[str, tuple[str, ...]]]
 def make_mesh(
     sizes: dict[str, int], devices: Sequence[Any] | None = None, slices: Slices | None = None
 ) -> Mesh:
-    """A mesh over `devices` (all of them by default) with one size per name in AXES.
+    """A mesh over `devices` (all of them by default) with one size per name in AXES, as `fit`.
 
-    One size may be -1: what is left. slices: the same devices, by what a fast network joins (see
-    `slices.arrange`). Raises ConfigError when the sizes do not give the number of devices, naming
-    the nearest that do.
+    slices: the same devices, by what a fast network joins (see `slices.arrange`).
     """
     if slices is None:
         slices = [list(jax.devices() if devices is None else devices)]
-    count = sum(map(len, slices))
-    if unknown := [axis for axis in sizes if axis not in AXES]:
-        raise ConfigError("mesh", f"no axis is called {unknown[0]!r}; use {', '.join(AXES)}")
-    shape = [sizes.get(axis, 1) for axis in AXES]
-    if 0 in shape or shape.count(-1) > 1:
-        raise ConfigError("mesh", f"{sizes}: sizes are positive, and one of them may be -1")
-    known = math.prod(size for size in shape if size != -1)
-    if -1 in shape and count % known == 0:
-        shape[shape.index(-1)] = count // known
-    if math.prod(shape) != count:
-        given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-        each = zip(AXES, shape, nearest(shape, count), strict=True)
-        use = " ".join(f"mesh.{a}={n}" for a, size, n in each if a == "fsdp" or (size, n) != (1, 1))
-        raise ConfigError("mesh", f"{given} does not give the {count} devices here; use {use}")
+    shape = fit(sizes, sum(map(len, slices)))
     return Mesh(arrange(shape, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-
-def nearest(shape: Sequence[int], count: int) -> tuple[int, ...]:
-    """The sizes that give `count` devices and are nearest to those asked for.
-
-    Near is by how many times larger or smaller an axis is. `fsdp` gives way before `data`, and
-    these before the axes that split a layer, whose sizes a model allows or not; -1 always does.
-    """
-    cost = {"fsdp": 0.25, "data": 0.5}
-
-    def far(found: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
-        each = zip(AXES, shape, found, strict=True)
-        steps = [cost.get(a, 1) * abs(math.log(n / size)) for a, size, n in each if size > 0]
-        return round(sum(steps), 9), found
-
-    return min(_factors(count, len(shape)), key=far)
-
-
-def _factors(count: int, parts: int) -> list[tuple[int, ...]]:
-    """All ways to write `count` as a product of so many numbers."""
-    if parts == 1:
-        return [(count,)]
-    fits = [n for n in range(1, count + 1) if count % n == 0]
-    return [(n, *rest) for n in fits for rest in _factors(count // n, parts - 1)]
 
 
 @dataclass(frozen=True)

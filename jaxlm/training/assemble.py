@@ -17,6 +17,7 @@ from jaxlm.core import compiler, distributed, slices, tree
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
+from jaxlm.core.sizes import check_batch
 from jaxlm.core.tree import Mask, Params
 from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
@@ -231,19 +232,6 @@ def check_spec(spec: ModelSpec, config: RunConfig, tokenizer: Tokenizer) -> None
             f"{config.length} is longer than model.max_length={spec.max_length}; "
             f"use length={spec.max_length} or less",
         )
-
-
-def check_batch(batch: int, microbatches: int, shards: int) -> None:
-    """Raise ConfigError, naming batches that would fit, when rows do not split over the devices."""
-    unit = shards * microbatches
-    if batch % unit == 0:
-        return
-    over = f"{shards} devices (data x fsdp x expert)"
-    if microbatches > 1:
-        over += f" x microbatches={microbatches}"
-    lower, higher = batch // unit * unit, (batch // unit + 1) * unit
-    fits = f"{lower} or {higher}" if lower else f"{higher}"
-    raise ConfigError("batch", f"{batch} does not split over {over}; use {fits}")
 
 
 def check_best(config: RunConfig, *, scored: bool) -> None:

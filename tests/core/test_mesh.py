@@ -38,7 +38,7 @@ def test_a_mesh_takes_all_devices(sizes, shape):
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_sizes_that_do(sizes, use):
-    with pytest.raises(ConfigError, match=f"^mesh: .* the 8 devices here; use {use}$"):
+    with pytest.raises(ConfigError, match=f"^mesh: .* does not give 8 devices; use {use}$"):
         make_mesh(sizes)
     assert make_mesh({k: int(v) for k, v in re.findall(r"mesh.(\w+)=(\d+)", use)}).devices.size == 8
 
