@@ -55,18 +55,18 @@ pytest_in() {
   [[ $code == 0 || ($code == 5 && $# -gt 0) ]] || exit "$code"
 }
 
-chromium_or_reason() {
-  local name
-  for name in chromium chromium-browser google-chrome; do
-    command -v "$name" >/dev/null 2>&1 && return
-  done
+# Install the Debian packages $3... for the test that $2, unless the program $1 is here; or say so.
+have_or_reason() {
+  local program="$1" what="$2"
+  shift 2
+  command -v "$program" >/dev/null 2>&1 && return
   if [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null 2>&1; then
-    say "installing chromium, which one test opens a report in"
-    { apt-get install -y -qq --no-install-recommends chromium ||
-      { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }; } \
+    say "installing $*, for what $what"
+    { apt-get install -y -qq --no-install-recommends "$@" ||
+      { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"; }; } \
       >/dev/null 2>&1 && return
   fi
-  say "no chromium here and none could be installed: the test that opens a report is skipped"
+  say "no $program here and none could be installed: what $what is skipped"
 }
 
 # Can plain pip get a torch for the CPU? One that brings CUDA along is gigabytes that nothing needs.
@@ -100,7 +100,12 @@ first=".venv-test/${versions[0]}/bin"
 "$first/ruff" format --check .
 "$first/pyright" --pythonpath "$first/python"
 
-chromium_or_reason
+for name in chromium-browser google-chrome chromium; do
+  command -v "$name" >/dev/null 2>&1 && break
+done
+have_or_reason "$name" "opens a report" chromium
+have_or_reason sbatch "runs launch files in a SLURM" slurm-wlm munge
+have_or_reason shellcheck "reads scripts" shellcheck
 for version in "${versions[@]}"; do
   say "Python $version: pytest"
   brief=--brief

@@ -25,7 +25,7 @@ from jaxlm.cli.generate import generate
 from jaxlm.cli.inspect import inspect
 from jaxlm.cli.launch import app as launch_app
 from jaxlm.cli.predict import predict
-from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, start
+from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, split, start
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
 
@@ -104,7 +104,7 @@ def train(
     from jaxlm.config.load import load
     from jaxlm.core.job import Told
 
-    file, overrides = _split(arguments)
+    file, overrides = split(arguments)
     config = load(file, overrides)
     moved = (
         file and os.path.isdir(file) and os.path.realpath(file) != os.path.realpath(config.folder)
@@ -165,7 +165,7 @@ def config_show(arguments: Arguments = None) -> None:
     """Print the whole configuration of a run as YAML, itself a valid file."""
     from jaxlm.config.load import dump, load
 
-    print(dump(load(*_split(arguments))), end="")
+    print(dump(load(*split(arguments))), end="")
 
 
 @config_app.command("schema", epilog=EXIT_CODES)
@@ -243,7 +243,7 @@ def data_inspect(
 
     from jaxlm.config.load import load
 
-    config = load(*_split(arguments))
+    config = load(*split(arguments))
     start("cpu")
     from jaxlm.config.objectives import Labels
     from jaxlm.data import inspect, labels_shown
@@ -368,16 +368,3 @@ def _usage(error: typer.TyperException) -> JaxlmError:
             text = f"no such option --{option}; keys have no dashes: write {option}=VALUE"
     text = re.sub(r"\. Did you mean '(.+)'\?", r"; did you mean \1?", text)
     return errors.ConfigError(where or "command line", text[:1].lower() + text[1:])
-
-
-def _split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
-    """The configuration and the overrides on a command line."""
-    given = arguments or []
-    file = given[0] if given and "=" not in given[0] else None
-    overrides = given[1:] if file else given
-    for word in overrides:
-        if "=" not in word:
-            raise errors.ConfigError(
-                "command line", f"{word!r} is not KEY=VALUE; one CONFIG comes first, then keys"
-            )
-    return file, overrides

@@ -1,0 +1,96 @@
+"""A JobSet for Kubernetes (jobset.sigs.k8s.io), with one pod, and process, for each node."""
+
+import math
+from typing import NamedTuple
+
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.job import COORDINATOR, PORT, PROCESS, PROCESSES
+from jaxlm.launch import task
+from jaxlm.launch.task import Task
+
+CHIPS = 4
+"""TPU chips of a node of GKE, in slices of several nodes."""
+LONGEST = 63 - len("-worker-00-0000-abcde")
+"""Of a JobSet's name: its pods add theirs, and are labels too."""
+WORKER = "worker"
+ADVICE = "install kubectl (kubernetes.io/docs/tasks/tools) and the JobSet controller"
+
+
+class Layout(NamedTuple):
+    """What the cluster is asked for; what is None is left out."""
+
+    nodes: int
+    gpus_per_node: int
+    accelerator: str | None
+    """A TPU as GKE names it, such as tpu-v5p-slice, instead of nodes with GPUs."""
+    topology: str | None
+    """Of its chips, such as 4x4x4."""
+    slices: int
+    image: str
+    namespace: str | None
+    claim: str | None
+    """A PersistentVolumeClaim that all pods may write to: the run's folder lies there."""
+    queue: str | None
+    """Kueue's LocalQueue."""
+
+
+def write(run: Task, layout: Layout) -> str:
+    """The YAML. Raises ConfigError for what Kubernetes would refuse, or could not work."""
+    name = task.label(run.config.name, LONGEST)
+    nodes, chips = _nodes(layout)
+    each, where = (chips, "--topology") if chips else (layout.gpus_per_node, "--nodes")
+    task.check_platform(run.config, "tpu" if chips else "gpu" if layout.gpus_per_node else "cpu")
+    task.check_devices(run.config, layout.slices * nodes * max(each, 1), where)
+    for option in ("namespace", "claim", "queue"):
+        like, value = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?", getattr(layout, option)
+        task.check_word(f"--{option}", value, like, "shared")
+    if layout.claim is None:
+        what = "a run's folder must outlive its pods, and all must see it; name the"
+        raise ConfigError("--claim", f"{what} PersistentVolumeClaim that holds it")
+    task.check_shared(run.config, task.WORKSPACE)
+    sent, config = run.sent()
+    names = {"coordinator": COORDINATOR, "processes": PROCESSES, "process": PROCESS}
+    return task.render(
+        "jobset.yaml",
+        made_by=run.made_by,
+        name=name,
+        layout=layout,
+        nodes=nodes,
+        chips=chips,
+        gpus=0 if chips else layout.gpus_per_node,
+        host=f"{name}-{WORKER}-0-0.{name}",
+        worker=WORKER,
+        port=PORT,
+        names=names,
+        words=sent.words,
+        config=config,
+        sent=task.SENT,
+        workspace=task.WORKSPACE,
+        final=list(task.FINAL),
+        saved=task.SAVED,
+        restarts=task.RESTARTS,
+        grace=task.GRACE,
+    )
+
+
+def submit(text: str) -> int:
+    """Give the JobSet to kubectl, in its current context."""
+    return task.submit(["kubectl", "apply", "-f", "-"], text, ADVICE)
+
+
+def _nodes(layout: Layout) -> tuple[int, int]:
+    """Nodes of a slice, or of all, and the TPU chips of each; 0 chips without a TPU."""
+    if layout.accelerator is None:
+        if layout.topology or layout.slices > 1:
+            raise ConfigError("--topology", "is of a TPU; add --accelerator tpu-v5p-slice")
+        return layout.nodes, 0
+    task.check_word("--accelerator", layout.accelerator, r"tpu\d?-?[a-z0-9-]+", "tpu-v5p-slice")
+    if layout.topology is None:
+        what = f"how many chips {layout.accelerator} has; write for example 2x2x4"
+        raise ConfigError("--topology", what)
+    task.check_word("--topology", layout.topology, r"[1-9]\d*(x[1-9]\d*){1,2}", "2x2x4")
+    chips = math.prod(map(int, layout.topology.split("x")))
+    if chips > CHIPS and chips % CHIPS:
+        what = f"{layout.topology} has {chips} chips, which are not whole nodes of {CHIPS}"
+        raise ConfigError("--topology", f"{what}; use a multiple")
+    return math.ceil(chips / CHIPS), min(chips, CHIPS)

@@ -1,0 +1,107 @@
+"""A batch script for SLURM (sbatch(1), srun(1)), with one process for each GPU or for each node."""
+
+import re
+from typing import NamedTuple
+
+from jaxlm.core.errors import ConfigError
+from jaxlm.launch import task
+from jaxlm.launch.task import Task
+
+SIGNAL = 180
+"""Seconds before the end of its time that a run is asked to stop; SLURM may be 60 early."""
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_WORD = r"[\w.,:@%+/=*\[\]-]+"
+ADVICE = "run this where the cluster's jobs are submitted (Debian's package is slurm-client)"
+
+
+class Layout(NamedTuple):
+    """What sbatch is asked for; what is None is the cluster's default."""
+
+    nodes: int
+    gpus_per_node: str
+    """A number, or TYPE:NUMBER; 0 computes on the CPU."""
+    one_process_per: str
+    """gpu or node."""
+    time: str
+    partition: str | None
+    account: str | None
+    container: str | None
+    """An image for pyxis (a name of a registry, or a .sqsh file) or Apptainer (a .sif file, or
+    docker://...)."""
+    container_mounts: str | None
+    sbatch: tuple[str, ...]
+    """Other options of sbatch, as they are."""
+    python: str
+
+
+def write(run: Task, layout: Layout) -> str:
+    """The batch script. Raises ConfigError for what sbatch would refuse, or could not work."""
+    check(layout)
+    gpus = int(layout.gpus_per_node.rpartition(":")[2])
+    task.check_platform(run.config, "gpu" if gpus else "cpu")
+    task.check_devices(run.config, layout.nodes * max(gpus, 1), "--nodes and --gpus-per-node")
+    each = layout.one_process_per == "gpu"
+    return task.render(
+        "slurm.sbatch",
+        made_by=run.made_by,
+        name=run.config.name,
+        layout=layout,
+        gpus=gpus,
+        tasks=gpus if each else 1,
+        each=each,
+        kind=_kind(layout.container),
+        signal=SIGNAL,
+        command=run.command([layout.python, "-m", "jaxlm"]),
+        saved=task.SAVED,
+        again=" | ".join(map(str, (*task.AGAIN, 137))),
+        restarts=task.RESTARTS,
+    )
+
+
+def submit(text: str) -> int:
+    """Give the script to sbatch, which prints the job's number."""
+    return task.submit(["sbatch"], text, ADVICE)
+
+
+def check(layout: Layout) -> None:
+    """Raise ConfigError for an option that sbatch would not read."""
+    task.check_word(
+        "--gpus-per-node", layout.gpus_per_node, r"([A-Za-z][\w.-]*:)?\d+", "8 or h100:8"
+    )
+    task.check_word("--partition", layout.partition, _WORD, "gpu")
+    task.check_word("--account", layout.account, _WORD, "lab")
+    task.check_word("--container-mounts", layout.container_mounts, _WORD, "/data:/data")
+    for option in layout.sbatch:
+        task.check_word("--sbatch", option, rf"--?[a-z][\w-]*(=?{_WORD})?", "--sbatch=--qos=high")
+    if layout.one_process_per not in ("gpu", "node"):
+        raise ConfigError("--one-process-per", f"{layout.one_process_per!r}: use gpu or node")
+    if layout.one_process_per == "gpu" and layout.gpus_per_node == "0":
+        raise ConfigError("--one-process-per", "gpu needs some; use node, or --gpus-per-node 8")
+    if layout.container_mounts and not layout.container:
+        raise ConfigError("--container-mounts", "is of a container; add --container IMAGE")
+    if minutes(layout.time) * 60 <= 2 * SIGNAL:
+        what = f"{layout.time} leaves no time to train: a run is asked to stop {SIGNAL} s before"
+        raise ConfigError("--time", f"{what} the end; use 1:00:00")
+
+
+def minutes(time: str) -> float:
+    """The minutes of one of sbatch's forms: minutes, minutes:seconds, hours:minutes:seconds,
+    days-hours, days-hours:minutes, days-hours:minutes:seconds. Raises ConfigError for others.
+    """
+    found = _TIME.fullmatch(time)
+    numbers = [int(part) for part in found.groups()[1:] if part is not None] if found else []
+    with_days = found is not None and found[1] is not None
+    if not found or any(n >= 60 for n in numbers[1:]) or (with_days and numbers[0] >= 24):
+        what = f"{time!r} is no time of SLURM's; write hours:minutes:seconds or days-hours"
+        raise ConfigError("--time", f"{what}, as in 12:00:00 or 2-0")
+    units = (60, 1, 1 / 60) if with_days or len(numbers) == 3 else (1, 1 / 60)
+    days = int(found[1]) if with_days else 0
+    return days * 1440 + sum(n * unit for n, unit in zip(numbers, units, strict=False))
+
+
+def _kind(container: str | None) -> str:
+    if container is None:
+        return ""
+    task.check_word("--container", container, r"[\w.,:@%+/=#-]+", "nvcr.io#nvidia/jax:24.10-py3")
+    apptainer = container.endswith(".sif") or "://" in container
+    return "apptainer" if apptainer else "pyxis"

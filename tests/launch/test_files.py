@@ -1,0 +1,226 @@
+"""Launch files: those of the repository are the command's, their owners read them, and what cannot
+work is refused before anything is submitted.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jaxlm import cli
+from jaxlm.core import errors
+from jaxlm.launch import slurm, tpu
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    path: found[1]
+    for path in sorted((ROOT / "launch").iterdir())
+    if (found := re.search(r"^# jaxlm (launch .*)$", path.read_text(), re.MULTILINE))
+}
+SHELL = [path for path in FILES if path.suffix != ".yaml"]
+K8S = ("k8s", "--image=x", "--claim=runs", "--nodes=2")
+TPU = ("tpu", "--zone=us-east5-a", "--image=x", "--nfs=10.0.0.2:/runs")
+SKY = ("sky", "--accelerators=H100:8", "--bucket=gs://bucket/runs")
+TRAIN = ("--", "train", "llama_1b")
+
+
+def written(capsys, *words):
+    """(exit code, output, error) of `jaxlm launch WORDS`."""
+    code = cli.run(["launch", *words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def name(path):
+    return path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_of_the_repository_is_what_its_first_lines_command_writes(path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options, _, run = FILES[path].partition(" -- ")
+    again = [*shlex.split(options)[1:], "--dry-run", "--", *shlex.split(run)]
+    assert written(capsys, *again)[:2] == (errors.DONE, path.read_text())
+
+
+DOCS = (ROOT / "docs/clusters.md").read_text()
+COMMANDS = [
+    shlex.split(line)
+    for block in re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL)
+    for line in block.replace("\\\n", "").splitlines()
+    if re.match("jaxlm launch (?!local)", line)
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_of_the_docs_writes_a_file(words, capsys):
+    code, text, err = written(capsys, words[2], "--dry-run", *words[3:])
+    assert code == errors.DONE and "train llama_1b" in text.replace('", "', " "), err
+
+
+def test_a_private_image_of_googles_is_allowed_to_docker(capsys):
+    asked = (*TPU[:2], "--image=us-docker.pkg.dev/lab/images/jaxlm:1", *TPU[3:])
+    code, text, _ = written(
+        capsys, *asked, "--accelerator-type=v6e-16", "--dry-run", *TRAIN, "name=x"
+    )
+    assert code == errors.DONE and "gcloud auth configure-docker us-docker.pkg.dev --quiet" in text
+
+
+def test_there_is_one_for_each_way():
+    assert {line.split()[1] for line in FILES.values()} == {"slurm", "k8s", "tpu", "sky"}
+    assert len(FILES) == 8
+
+
+@pytest.mark.parametrize("path", [*SHELL, ROOT / "launch/quickstart.sh"], ids=name)
+def test_shells_read_the_scripts(path):
+    texts = [path.read_text()]
+    texts += re.findall(r"<<'END_OF_STARTUP'\n(.*?)END_OF_STARTUP", texts[0], re.DOTALL)
+    for text in texts:
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        if shutil.which("shellcheck"):
+            checked = ["shellcheck", "-"]
+            done = subprocess.run(checked, input=text, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout
+
+
+def test_words_reach_the_run_as_they_were_given(capsys):
+    words = ("data.train=/data/it's $HOME/*.txt", "name=x", "--allow-change", "data")
+    code, text, err = written(capsys, "slurm", "--dry-run", *TRAIN, *words)
+    assert code == errors.DONE, err
+    line = text[text.index("srun ") :].replace("\\\n", "").partition(" || ")[0]
+    shown = subprocess.run(
+        ["bash", "-c", f"srun() {{ printf '%s\\n' \"$@\"; }}; {line}"],
+        capture_output=True,
+        text=True,
+    )
+    assert tuple(shown.stdout.splitlines()[-6:]) == ("train", "llama_1b", *words)
+
+
+def test_a_configuration_of_this_machine_is_sent_along(capsys, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: llama_1b\nname: mine\nseed: 7\n")
+    given = ("--dry-run", "--", "train", str(file), "seed=8", "--allow-change", "data")
+    code, text, err = written(capsys, *K8S, *given)
+    assert code == errors.DONE, err
+    sent, jobset = yaml.safe_load_all(text)
+    (tmp_path / "sent.yaml").write_text(sent["data"]["run.yaml"])
+    assert cli.run(["config", "show", str(tmp_path / "sent.yaml")]) == errors.DONE
+    there = capsys.readouterr().out
+    assert cli.run(["config", "show", str(file), "seed=8"]) == errors.DONE
+    assert there == capsys.readouterr().out
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"] == [
+        "train",
+        "/etc/jaxlm/run.yaml",
+        "--allow-change",
+        "data",
+    ]
+    _, script, _ = written(capsys, *TPU, "--accelerator-type=v5p-16", *given)
+    assert there in script and "train /etc/jaxlm/run.yaml --allow" in script
+
+
+@pytest.mark.parametrize("kind", tpu.KINDS)
+def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
+    """The number in a type counts cores where jax sees one device for two."""
+    counted = 2 if kind in ("v4", "v5p") else 1
+    asked = (*TPU, f"--accelerator-type={kind}-{16 * counted}", "--node-count=2", "--dry-run")
+    fits = written(capsys, *asked, *TRAIN, "name=x", "mesh.data=2", "mesh.fsdp=16")
+    assert fits[0] == errors.DONE and f"--runtime-version={tpu.KINDS[kind].runtime}" in fits[1]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("slurm", *TRAIN, "stepz=1"), "unknown key stepz; did you mean steps?"),
+        (("slurm",), "launch slurm: trains; write: jaxlm launch slurm OPTIONS -- train CONFIG"),
+        (("slurm", *TRAIN, "--process=1"), "--process is for the scheduler to say; leave it out"),
+        (("slurm", *TRAIN, "--alow-change=x"), "no such option: --alow-change; did you mean"),
+        (("slurm", *TRAIN, "name=x\ny"), "holds a line's end; write it into the configuration"),
+        (("slurm", "--nodes=3", *TRAIN, "mesh.data=2", "mesh.fsdp=8"), "mesh: data=2 x fsdp=8 x"),
+        (("slurm", "--nodes=3", *TRAIN, "mesh.fsdp=8"), "mesh.fsdp=24"),
+        (("slurm", "--nodes=3", *TRAIN), "batch: 256 does not split over 24 devices"),
+        (("slurm", *TRAIN, "platform=cpu"), "platform: cpu is not what this asks for, which is"),
+        ((*TPU, "--accelerator-type=v5p-8", *TRAIN, "name=x", "platform=gpu"), "use platform=tpu"),
+        (("sky", "--accelerators=tpu-v5p-8:1", *SKY[2:], *TRAIN), "TPUs are for `jaxlm launch"),
+        ((*K8S, *TRAIN, "name=x", "data.train=/home/me/text"), "data.train.0.path: /home/me/te"),
+        ((*TPU, "--accelerator-type=v5p-8", "--project=a b", *TRAIN, "name=x"), "--project: 'a b'"),
+        (("slurm", "--out=/no/where", *TRAIN), "--out: /no/where: No such file or directory; name"),
+        (("slurm", "--time=24h", *TRAIN), "--time: '24h' is no time of SLURM's; write hours:min"),
+        (("slurm", "--time=1-24", *TRAIN), "--time: '1-24' is no time of SLURM's"),
+        (("slurm", "--time=5", *TRAIN), "--time: 5 leaves no time to train"),
+        (("slurm", "--gpus-per-node=a lot", *TRAIN), "--gpus-per-node: 'a lot' is not what it"),
+        (("slurm", "--one-process-per=host", *TRAIN), "--one-process-per: 'host': use gpu or node"),
+        (("slurm", "--gpus-per-node=0", *TRAIN), "--one-process-per: gpu needs some; use node"),
+        (("slurm", "--partition=a b", *TRAIN), "--partition: 'a b' is not what it takes"),
+        (("slurm", "--container-mounts=/a:/a", *TRAIN), "is of a container; add --container IMAGE"),
+        ((*K8S, *TRAIN), "name: llama_1b is no DNS label of at most 42 letters, digits and dashes; "
+         "use name=llama-1b"),
+        ((*K8S, *TRAIN, f"name={'x' * 50}"), "is no DNS label of at most 42"),
+        ((*K8S, *TRAIN, "name=x", "run_dir=/data/x"), "run_dir: /data/x is not below /workspace"),
+        (("k8s", "--image=x", *TRAIN, "name=x"), "--claim: a run's folder must outlive its pods"),
+        ((*K8S, "--topology=2x2", *TRAIN, "name=x"), "--topology: is of a TPU; add --accelerator"),
+        ((*K8S, "--accelerator=tpu-v5p-slice", *TRAIN, "name=x"), "--topology: how many chips"),
+        ((*TPU, "--accelerator-type=h100-8", *TRAIN), "use v2-N, v3-N, v4-N, v5litepod-N, v5p-N"),
+        ((*TPU[:1], *TPU[2:], "--zone=mars", "--accelerator-type=v5p-8", *TRAIN, "name=x"),
+         "--zone: 'mars' is not what it takes; write for example us-east5-a"),
+        (TPU, "launch tpu: missing option '--accelerator-type'"),
+        ((*SKY, "--infra=a b", *TRAIN), "--infra: 'a b' is not what it takes"),
+        ((*SKY, "--", "train", "/etc/jaxlm/x.yaml"), "is neither a file, a run nor a preset"),
+        ((*SKY, *TRAIN, "run_dir=../x"), "run_dir: ../x is not below /workspace"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_in_a_line(words, message, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")  # nothing could be submitted
+    code, out, err = written(capsys, *words)
+    assert (code, out, len(err.splitlines())) == (errors.CONFIG, "", 1) and message in err
+
+
+@pytest.mark.parametrize(
+    "words, tool",
+    [
+        (("slurm", *TRAIN), "sbatch"),
+        ((*K8S, *TRAIN, "name=x"), "kubectl"),
+        ((*TPU, "--accelerator-type=v5p-8", *TRAIN, "name=x"), "gcloud"),
+        ((*SKY, *TRAIN), "sky"),
+    ],
+)
+def test_without_its_owners_tool_nothing_is_submitted(words, tool, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    code, _, err = written(capsys, *words)
+    assert code == errors.CONFIG and err.startswith(
+        f"jaxlm: error: {tool}: is not on this machine;"
+    )
+    assert "install" in err or "package" in err
+    out = tmp_path / "file"
+    code, said, _ = written(capsys, words[0], f"--out={out}", *words[1:])
+    assert (code, said) == (errors.DONE, f"{out}\n") and "train llama_1b" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    "time, minutes",
+    [("90", 90), ("90:30", 90.5), ("12:30:00", 750), ("2-0", 2880), ("1-2:30", 1590)],
+)
+def test_times_are_read_as_sbatch_reads_them(time, minutes):
+    assert slurm.minutes(time) == minutes
+
+
+def test_the_image_is_made_of_what_is_here_for_a_user_without_rights():
+    text = (ROOT / "launch/Dockerfile").read_text().replace("\\\n", "")
+    copied = [line.split()[1:-1] for line in text.splitlines() if re.match(r"COPY (?!--)", line)]
+    assert copied and all((ROOT / source).exists() for each in copied for source in each)
+    ignored = (ROOT / "launch/Dockerfile.dockerignore").read_text().splitlines()
+    assert {source for each in copied for source in each} == {x[1:] for x in ignored if x[0] == "!"}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert re.search(r"ARG EXTRA=(\w+)", text)[1] in extras  # pyright: ignore[reportOptionalSubscript]
+    last = text.rpartition("FROM ")[2]
+    assert re.search(r"^USER 1000:1000$", last, re.MULTILINE)
+    assert json.loads(re.search(r"ENTRYPOINT (.*)", last)[1]) == ["jaxlm"]  # pyright: ignore[reportOptionalSubscript]
