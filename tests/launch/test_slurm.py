@@ -77,6 +77,7 @@ def requeued(job, starts=1):
     """Wait until a job waits again, which SLURM lets it do for two minutes, and hurry it."""
     until(job, also=lambda: state(job)["Restarts"] == str(starts))
     until(job, "PENDING")
+    time.sleep(2)  # a node refuses a start in the second in which it ended the one before
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
 
 
