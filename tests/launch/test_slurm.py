@@ -66,7 +66,7 @@ def state(job):
 
 def until(job, *states, also=lambda: False):
     """Wait until a job is in one of these states, or something else holds."""
-    for _ in range(600):
+    for _ in range(1800):
         if (now := state(job)).get("JobState") in states or also():
             return now
         time.sleep(0.1)
