@@ -1,6 +1,8 @@
 """A job here ends as its processes do, leaves none behind, and goes on when launched again."""
 
 import os
+import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from jaxlm.core import errors
 
+PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
 LAUNCH = ("launch", "local", "-n", "2", "--cpu-devices", "1", "--")
 
 
@@ -72,3 +75,15 @@ def test_what_cannot_be_launched(words, message):
 def test_a_configuration_error_is_everyones(tmp_path):
     code, _, err = processes.run(*LAUNCH, *processes.words(tmp_path, "optimizer.learing_rate=1"))
     assert code == errors.CONFIG and "did you mean optimizer.learning_rate?" in err
+
+
+@pytest.mark.once
+def test_the_jobs_of_the_page_run(tmp_path):
+    """Those of `jaxlm launch local`, with a tiny model."""
+    lines = [shlex.split(line) for line in re.findall(r"^jaxlm (launch local .*)$", PAGE, re.M)]
+    assert len(lines) >= 2
+    for line in lines:
+        tiny = [word for word in processes.words(tmp_path)[1:] if "run_dir" not in word]
+        more = ("data.validation=0.2", f"run_dir={tmp_path}/{line[-1]}")
+        code, out, err = processes.run(*line, *tiny, *more)
+        assert code == errors.DONE and "step 20 of 20, done" in out, err
