@@ -26,6 +26,7 @@ from jaxlm.cli.inspect import inspect
 from jaxlm.cli.launch import app as launch_app
 from jaxlm.cli.predict import predict
 from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, split, start
+from jaxlm.cli.tokenize import tokenize
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
 
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show and compare configurations.", no_args_is_help=True)
 checkpoint_app = typer.Typer(help="Look into a run's checkpoints.", no_args_is_help=True)
-data_app = typer.Typer(help="Look at the data as the model sees it.", no_args_is_help=True)
+data_app = typer.Typer(help="Tokenize data, and look at it.", no_args_is_help=True)
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
 app.add_typer(checkpoint_app, name="checkpoint", epilog=EXIT_CODES)
 app.add_typer(data_app, name="data", epilog=EXIT_CODES)
@@ -53,6 +54,7 @@ app.command(epilog=EXIT_CODES)(fetch)
 app.command(epilog=EXIT_CODES)(generate)
 app.command(epilog=EXIT_CODES)(embed)
 app.command(epilog=EXIT_CODES)(predict)
+data_app.command(epilog=EXIT_CODES)(tokenize)
 
 Arguments = Annotated[
     list[str] | None,

@@ -31,9 +31,9 @@ class Source(Section):
 
     path: str
     """File, folder or glob of .txt, .jsonl (.gz, .zst) or .parquet; gs:// and s3:// with their
-    extras; or `stdlib`, the source of Python's own standard library on this machine (as examples:
-    what its functions are for, and the lines that begin them; as labeled words: its tokens and
-    their kinds)."""
+    extras; a folder that `jaxlm data tokenize` made; or `stdlib`, the source of Python's own
+    standard library on this machine (as examples: what its functions are for, and the lines that
+    begin them; as labeled words: its tokens and their kinds)."""
     weight: Positive | None = None
     """Share of the rows that come from here, against the other sources; left out, by size."""
     field: str = "text"

@@ -27,6 +27,10 @@ class JaxlmError(Exception):
         super().__init__(f"{where}: {what}")
         self.where, self.what = where, what
 
+    def __reduce__(self) -> tuple[type["JaxlmError"], tuple[str, str]]:
+        """How it goes from one process to another."""
+        return type(self), (self.where, self.what)
+
 
 class ConfigError(JaxlmError):
     """A key, a value or a combination that cannot be run."""

@@ -17,22 +17,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from jaxlm.core.errors import DataError, StorageError
 from jaxlm.data import sources
+from jaxlm.data.encoding import Writer, batches, encoded, sync
 from jaxlm.data.files import reading, suffix
 from jaxlm.data.sources import Source
 from jaxlm.text.tokenizer import Tokenizer
 
 FORMAT = 1
 """Part of the key: raise it when what is written changes."""
-CHUNK = 2**22
-"""Characters per call of the tokenizer. Longer documents are tokenized in parts."""
-PART = 2**18
-"""Characters in such a part, at most."""
 LARGE = 2**26
 """Bytes from which a local file's digest is remembered by its name, size and time of change."""
 VERSION = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "updated")
@@ -45,8 +42,9 @@ Say = Callable[[str], None]
 class Tokens:
     """A stream of documents, each [bos] ids eos.
 
-    ids: [T] of uint16 or uint32; offsets: int64 [documents + 1], where each starts, then T. where
-    names it in errors, and digest is the hash of everything that the stream depends on.
+    ids: [T] of uint16 or uint32, read by places and slices; offsets: int64 [documents + 1], where
+    each starts, then T. where names it in errors, and digest is the hash of everything that the
+    stream depends on.
     """
 
     ids: np.ndarray
@@ -96,8 +94,8 @@ def tokenized(
     key = _key(source, what, root)
     if (cached := _open(root / key)) is not None:
         return cached
-    _clear(root)
-    with _writing(root), _temporary(root) as folder, _alone(root / f"{key}.lock", source.path, say):
+    clear(root)
+    with _writing(root), temporary(root) as folder, alone(root / f"{key}.lock", source.path, say):
         if (cached := _open(root / key)) is not None:  # another process has just written it
             return cached
         _write(folder, source, tokenizer, parse_special, hold_out, say)
@@ -118,30 +116,31 @@ def _writing(where: Path) -> Iterator[None]:
         raise StorageError(str(where), wrong) from error
 
 
-def _digest(file: Any, root: Path) -> str:
+def digest(file: Any, root: Path) -> str:
     """sha256 of a file's bytes. That of a large or remote one is remembered in `root`."""
     with reading(file):
         version = _version(file)
         if version is None:
-            return _sha256(file)
+            return sha256(file)
         about = json.dumps([str(file), *version]).encode()
         memory = root / f"digest-{hashlib.sha256(about).hexdigest()[:32]}"
         if memory.is_file():
             return memory.read_text()
-        digest = _sha256(file)
+        found = sha256(file)
     with suppress(OSError):  # a cache that may only be read is one too
         fresh = root / f"digest-{uuid.uuid4().hex}"
-        fresh.write_text(digest)
+        fresh.write_text(found)
         fresh.rename(memory)
-    return digest
+    return found
 
 
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
+def sha256(file: Any) -> str:
+    """Of a file's bytes."""
+    found = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()
 
 
 def _version(file: Any) -> list[Any] | None:
@@ -170,7 +169,7 @@ def _remote(path: str) -> Any:
 
 
 @contextmanager
-def _temporary(root: Path) -> Iterator[Path]:
+def temporary(root: Path) -> Iterator[Path]:
     """A new folder in `root` that others leave alone while this process lives, and that then goes.
 
     Where files cannot be locked, nothing is cleared either.
@@ -187,10 +186,10 @@ def _temporary(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(lock: Path, where: str, say: Say | None) -> Iterator[None]:
+def alone(lock: Path, where: str, say: Say | None) -> Iterator[None]:
     """One writer of a cache at a time on this disk; the kernel frees the lock of a dead one.
 
-    The file stays, for `_clear`: without it, who comes later would not wait for who waits now.
+    The file stays, for `clear`: without it, who comes later would not wait for who waits now.
     """
     with lock.open("w") as handle:
         try:
@@ -204,7 +203,7 @@ def _alone(lock: Path, where: str, say: Say | None) -> Iterator[None]:
         yield
 
 
-def _clear(root: Path) -> None:
+def clear(root: Path) -> None:
     """Remove what killed processes left half written, when no other process writes."""
     with suppress(OSError), (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -218,7 +217,7 @@ def _key(source: Source, what: list[Any], root: Path) -> str:
     with reading(source.path):
         if (remote := _remote(source.path)) is not None:
             remote.invalidate_cache()  # a listing from before would hide what changed since
-    files = [[suffix(file), _digest(file, root)] for file in sources.find(source.path)]
+    files = [[suffix(file), digest(file, root)] for file in sources.find(source.path)]
     return hashlib.sha256(json.dumps([*what, files]).encode()).hexdigest()[:32]
 
 
@@ -257,18 +256,17 @@ def _write(
 ) -> None:
     """Tokenize a source into the files of a cache."""
     counts: Counter[str] = Counter()
-    writers = {split: _Writer(folder, split, tokenizer) for split in SPLITS}
+    writers = {split: Writer(folder, split, tokenizer) for split in SPLITS}
     texts = _told(sources.read(source, counts), source.path, say)
-    for batch in _batches(texts):
-        encoded = _encoded(batch, tokenizer, parse_special)
-        for text, ids in zip(batch, encoded, strict=True):
+    for batch in batches(texts):
+        for text, ids in zip(batch, encoded(batch, tokenizer, parse_special), strict=True):
             held = hold_out > 0 and held_out(text, hold_out)
             writers["held" if held else "train"].add(ids)
     manifest: dict[str, Any] = {name: writer.close() for name, writer in writers.items()}
     manifest |= {"format": FORMAT, "counts": dict(counts), "source": source.path}
     with (folder / "manifest.json").open("w") as stream:
         json.dump(manifest, stream, indent=2)
-        _sync(stream)
+        sync(stream)
 
 
 def _publish(folder: Path, final: Path) -> None:
@@ -285,74 +283,6 @@ def _publish(folder: Path, final: Path) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
-
-
-class _Writer:
-    """Appends documents to the two files of one split."""
-
-    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer):
-        self.where, self.vocab = f"{folder.parent}: {split}", tokenizer.vocab
-        self.dtype = np.dtype("<u2" if tokenizer.vocab <= 2**16 else "<u4")
-        self.ids = (folder / f"{split}.ids").open("wb")
-        self.offsets = (folder / f"{split}.offsets").open("wb")
-        self.tokens = self.documents = 0
-        self.offsets.write(np.int64(0).astype("<i8").tobytes())
-
-    def add(self, ids: np.ndarray) -> None:
-        """Append one document. Raises DataError for an id outside the vocabulary."""
-        if ids.min() < 0 or ids.max() >= self.vocab:
-            wrong = f"the tokenizer gave id {ids.max()}, outside its vocabulary of {self.vocab} ids"
-            raise DataError(self.where, f"{wrong}; its files do not belong together")
-        self.ids.write(ids.astype(self.dtype).tobytes())
-        self.tokens += ids.size
-        self.documents += 1
-        self.offsets.write(np.int64(self.tokens).astype("<i8").tobytes())
-
-    def close(self) -> dict[str, Any]:
-        """Bring both files to the disk; what the manifest says of them."""
-        for file in (self.ids, self.offsets):
-            with file:
-                _sync(file)
-        return {"dtype": self.dtype.str, "tokens": self.tokens, "documents": self.documents}
-
-
-def _sync(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= CHUNK:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _encoded(texts: list[str], tokenizer: Tokenizer, parse_special: bool) -> list[np.ndarray]:
-    """int64 ids of each document: [bos] ids eos."""
-    first = [] if tokenizer.bos is None else [tokenizer.bos]
-    found = [[np.array(first, np.int64)] for _ in texts]
-    owners = iter([index for index, text in enumerate(texts) for _ in _parts(text)])
-    for group in _batches(part for text in texts for part in _parts(text)):
-        for ids in tokenizer.encode_batch(group, parse_special=parse_special):
-            found[next(owners)].append(np.array(ids, np.int64))
-    return [np.concatenate([*pieces, [tokenizer.eos]]) for pieces in found]
-
-
-def _parts(text: str) -> Iterator[str]:
-    """A text, or parts that end where a line ends of one too long for a tokenizer's memory."""
-    start = 0
-    while len(text) > CHUNK and len(text) - start > PART:
-        end = text.rfind("\n", start, start + PART) + 1 or start + PART
-        yield text[start:end]
-        start = end
-    yield text[start:]
 
 
 def _told(texts: Iterable[str], name: str, say: Say | None) -> Iterator[str]:

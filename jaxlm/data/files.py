@@ -18,6 +18,8 @@ from jaxlm.data import compression
 STDLIB = "stdlib"
 """The path that stands for the source of Python's own standard library."""
 NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+TOKENS = "tokens.json"
+"""What marks a folder that `jaxlm data tokenize` made: it holds no texts; see corpus.py."""
 EXTRAS = {"gs": "gcs", "s3": "s3"}
 """Scheme of a remote path -> the extra that reads it."""
 MAGIC = re.compile(r"[*?\[]")
@@ -41,6 +43,9 @@ def find(path: str, formats: Collection[str]) -> list[Any]:
         root = _path(path)
         if root.is_file():
             return [_checked(root, formats)]
+        if is_tokens(path):
+            advice = f"where its tokens are meant, set tokenizer.path={root / 'tokenizer'}"
+            raise DataError(path, f"holds tokens of documents, not texts; name texts, or {advice}")
         if root.is_dir():
             inside = {file.relative_to(root).parts: file for file in _inside(root, formats)}
             seen = sorted(parts for parts in inside if not any(p.startswith(".") for p in parts))
@@ -60,6 +65,11 @@ def find(path: str, formats: Collection[str]) -> list[Any]:
 def local(path: str) -> Path:
     """A path on this machine."""
     return Path(path).expanduser()
+
+
+def is_tokens(path: str) -> bool:
+    """Whether it is a folder of tokens, which `jaxlm data tokenize` made."""
+    return "://" not in path and (local(path) / TOKENS).is_file()
 
 
 def suffix(file: Any) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import sources
 from jaxlm.data.audit import Audit
 from jaxlm.data.cache import Cached, Say, Tokens, held_out, tokenized
+from jaxlm.data.corpus import open_corpus
 from jaxlm.data.examples import How, open_examples
+from jaxlm.data.files import is_tokens
 from jaxlm.data.order import Mixture, shuffled
 from jaxlm.data.packing import Batch, Rows
 from jaxlm.data.sources import Source
@@ -221,20 +223,18 @@ def documents(
     cache: str | Path | None = None,
     say: Say | None = None,
 ) -> Opener:
-    """Opens sources of documents, tokenized or from the cache; rows: those of such a stream.
+    """Opens sources of documents, tokenized or from the cache or from a folder of tokens; rows:
+    those of such a stream.
 
     Raises DataError for a source without any.
     """
 
     def opened(source: Source, hold_out: float) -> Opened:
-        found = tokenized(
-            source,
-            tokenizer,
-            parse_special=parse_special,
-            hold_out=hold_out,
-            folder=cache,
-            say=say,
-        )
+        how: Any = {"parse_special": parse_special, "hold_out": hold_out, "say": say}
+        if is_tokens(source.path):
+            found = open_corpus(source.path, tokenizer, cache=cache, **how)
+        else:
+            found = tokenized(source, tokenizer, folder=cache, **how)
         _not_empty(source, found, hold_out)
         return Opened(rows(found.train), rows(found.held), found.counts)
 

@@ -35,14 +35,17 @@ def find(path: str) -> list[Any]:
     return files.find(path, FORMATS)
 
 
-def read(source: Source, counts: Counter[str] | None = None) -> Iterator[str]:
+def read(
+    source: Source, counts: Counter[str] | None = None, chosen: list[Any] | None = None
+) -> Iterator[str]:
     """The documents of a source in the order of its files; empty ones are left out.
 
+    chosen: those of its files that are read, all by default.
     `counts` gets `documents`, `empty`, and `skipped`: files of the standard library that Python
     itself cannot decode. Raises DataError with file and line.
     """
     counts = Counter() if counts is None else counts
-    for file in find(source.path):
+    for file in find(source.path) if chosen is None else chosen:
         try:
             for text in documents(file, source.field):
                 counts["documents" if text else "empty"] += 1

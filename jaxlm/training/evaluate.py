@@ -124,7 +124,7 @@ def check_found(wanted: Sequence[sources.Source]) -> None:
     gone = []
     for source in wanted:
         try:
-            if not is_saved(source.path):
+            if not is_saved(source.path) and not files.is_tokens(source.path):
                 files.find(source.path, (*sources.FORMATS, *READERS))
         except files.NotFoundError:
             gone.append(source.path)

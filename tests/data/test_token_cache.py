@@ -20,7 +20,7 @@ import pytest
 
 from jaxlm.config.schema import Source
 from jaxlm.core.errors import DataError, StorageError
-from jaxlm.data import cache, sources
+from jaxlm.data import cache, encoding, sources
 from jaxlm.data.cache import tokenized
 from jaxlm.text import train
 from jaxlm.text.tokenizer import Tokenizer
@@ -133,8 +133,8 @@ def test_a_long_document_is_one_and_is_cut_at_line_ends_alone(
 ):
     lines = "a line of some words\n" * 50
     whole = tokenizer.encode(lines)
-    monkeypatch.setattr(cache, "CHUNK", 300)
-    monkeypatch.setattr(cache, "PART", 100)
+    monkeypatch.setattr(encoding, "CHUNK", 300)
+    monkeypatch.setattr(encoding, "PART", 100)
     texts = ["before", lines, "no end of line " * 50, "after"]
     found = documents(tokenized(jsonl("a", texts), tokenizer, folder=tmp_path / "cache").train)
     assert found[1] == [*whole, tokenizer.eos]
@@ -144,7 +144,7 @@ def test_a_long_document_is_one_and_is_cut_at_line_ends_alone(
 DIE = """
 import os, sys
 from jaxlm.config.schema import Source
-from jaxlm.data import cache, sources
+from jaxlm.data import cache, encoding, sources
 from jaxlm.text.tokenizer import load
 writes = int(sys.argv[4])
 def dying(name):
@@ -209,10 +209,10 @@ def test_who_comes_second_waits_and_opens_what_the_first_wrote(
     folder.mkdir()
     monkeypatch.setattr(Tokenizer, "encode_batch", None)
     with ThreadPoolExecutor() as pool:
-        with cache._temporary(folder), cache._alone(folder / f"{key}.lock", "a", None):
+        with cache.temporary(folder), cache.alone(folder / f"{key}.lock", "a", None):
             waiting = pool.submit(tokenized, source, tokenizer, folder=folder, say=said.put)
             assert "another process tokenizes" in said.get(timeout=240)
-            cache._clear(folder)  # of a third, which must not take the lock away
+            cache.clear(folder)  # of a third, which must not take the lock away
             shutil.copytree(whole.parent, folder / key)
         assert waiting.result(timeout=240).train.digest == written.digest
 
@@ -222,12 +222,12 @@ def test_after_a_writer_that_failed_there_is_one_again(tmp_path):
     writes, go = threading.Event(), threading.Event()
 
     def second():
-        with cache._alone(lock, "a", said.put):
+        with cache.alone(lock, "a", said.put):
             writes.set()
             go.wait(240)
 
     with ThreadPoolExecutor() as pool:
-        with suppress(DataError), cache._alone(lock, "a", None):
+        with suppress(DataError), cache.alone(lock, "a", None):
             end = pool.submit(second)
             said.get(timeout=240)
             raise DataError("a", "bad")
@@ -242,11 +242,11 @@ def test_after_a_writer_that_failed_there_is_one_again(tmp_path):
 
 
 def test_a_living_process_is_not_cleared_away(tmp_path):
-    with cache._temporary(tmp_path) as folder:
-        cache._clear(tmp_path)
+    with cache.temporary(tmp_path) as folder:
+        cache.clear(tmp_path)
         assert folder.exists()
     (tmp_path / "tmp-left").mkdir()
-    cache._clear(tmp_path)
+    cache.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
