@@ -42,13 +42,22 @@ def tokenize(
     parse_special: Annotated[
         bool, typer.Option("--parse-special", help="As data.parse_special.")
     ] = False,
+    executor: Annotated[
+        str, typer.Option(help="local, or datatrove's ray or slurm (extra datatrove).")
+    ] = "local",
+    partition: Annotated[str, typer.Option(help="Of SLURM.", show_default=False)] = "",
+    time: Annotated[str, typer.Option(help="Of SLURM, for a job.")] = "04:00:00",
 ) -> None:
     """Tokenize documents once, for any number of runs. Run the same line again to go on."""
+    if executor not in ("local", "ray", "slurm"):
+        raise ConfigError("--executor", f"{executor!r} is none; write local, ray or slurm")
+    if executor == "slurm" and not partition:
+        raise ConfigError("--partition", "SLURM needs one; `sinfo` lists them")
     if max_tokens and min_tokens > max_tokens:
         raise ConfigError("--min-tokens", f"{min_tokens} is over --max-tokens={max_tokens}")
     how = {"field": field, "parse_special": parse_special, "deduplicate": deduplicate}
     how |= {"min_tokens": min_tokens, "max_tokens": max_tokens}
-    found = _run(source, out, tokenizer, how, workers, shard)
+    found = _run(source, out, tokenizer, how, executor, workers, shard, partition, time)
     if found is not None:
         print("\n".join(summary(out, found)))
 
@@ -58,12 +67,16 @@ def _run(
     out: str,
     tokenizer: str,
     how: dict[str, Any],
+    executor: str,
     workers: int,
     shard: str,
+    partition: str,
+    time: str,
 ) -> dict[str, Any] | None:
     """The manifest, where it is there when this ends."""
-    from jaxlm.data import sources
+    from jaxlm.data import engines, sources
     from jaxlm.data import workers as working
+    from jaxlm.data.corpus import MANIFEST, opened_json
     from jaxlm.data.files import STDLIB
     from jaxlm.data.tokenizing import Work, claim
     from jaxlm.hub.fetch import local
@@ -75,6 +88,12 @@ def _run(
     sources.find(path)
     work = Work(path, os.path.abspath(os.path.expanduser(out)), **how)
     claim(work, tokenizers.load(local(tokenizer)))
+    if executor == "slurm":
+        engines.slurm(work, workers=workers, partition=partition, time=time, say=_say)
+        return None
+    if executor == "ray":
+        engines.ray(work, workers=workers, say=_say)
+        return opened_json(work.folder / MANIFEST)
     processes = workers or os.cpu_count() or 1
     return working.tokenize(work, workers=processes, mine=mine, say=_say)
 

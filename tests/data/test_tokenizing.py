@@ -243,6 +243,8 @@ def test_bad_input_is_one_line_that_says_what_to_write(source, tokenizer, tmp_pa
         (words(source, out, tmp_path / "gone"), 3, "no such file"),
         (words(source, out, folder, "--shard=3/3"), 2, "'3/3' is not I/N"),
         (words(source, out, folder, "--min-tokens=9", "--max-tokens=8"), 2, "9 is over"),
+        (words(source, out, folder, "--executor=spark"), 2, "write local, ray or slurm"),
+        (words(source, out, folder, "--executor=slurm"), 2, "--partition"),
     ]
     for line, code, said in lines:
         found = refused(capsys, *line)

@@ -1,0 +1,140 @@
+"""The same parts by datatrove's executors: on a Ray cluster, or in SLURM's job arrays.
+
+datatrove hands out the parts, keeps logs in the folder's `logs/`, and starts again what died. What
+is done for a part, and so what is written, is that of `jaxlm data tokenize` without it. All
+machines see the source and the folder under the same paths and have the same jaxlm.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.core import errors
+from jaxlm.core.errors import ClusterError, ConfigError, JaxlmError
+from jaxlm.data import tokenizing, workers
+from jaxlm.data.cache import Say
+from jaxlm.data.tokenizing import Work
+
+LOGS = "logs"
+
+
+def stages(work: Work) -> list[tuple[str, int]]:
+    """(what is done, by how many tasks), one after the other."""
+    count = len(tokenizing.parts(work))
+    return [("hash", count)] * work.deduplicate + [("write", count), ("finish", 1)]
+
+
+@dataclass
+class Stage:
+    """A step of datatrove's pipeline: pickled, and called with the rank of a task."""
+
+    work: Work
+    name: str
+
+    def __call__(self, data: Any, rank: int, world_size: int) -> None:
+        """Do the parts of a task, or say in the folder why that failed."""
+        failure = self.failure(rank)
+        failure.unlink(missing_ok=True)
+        try:
+            self._run(rank, world_size)
+        except JaxlmError as error:
+            failure.parent.mkdir(parents=True, exist_ok=True)
+            failure.write_text(json.dumps([type(error).__name__, error.where, error.what]))
+            raise
+
+    def failure(self, rank: int) -> Path:
+        """Where a task says why it failed."""
+        return self.work.folder / LOGS / self.name / "failures" / f"{rank:05d}.json"
+
+    def _run(self, rank: int, world_size: int) -> None:
+        work, found = self.work, tokenizing.parts(self.work)
+        if self.name == "finish":
+            workers.conclude(work, found, (rank, world_size), print)
+            return
+        write = self.name == "write"
+        repeated = tokenizing.find_repeats(work, len(found)) if write and work.deduplicate else None
+        for part in found[rank::world_size]:
+            if write:
+                tokenizing.write_shard(work, part, repeated)
+            else:
+                tokenizing.hash_texts(work, part)
+
+
+def ray(work: Work, *, workers: int, say: Say) -> None:
+    """Run all stages on the Ray cluster of RAY_ADDRESS, or on one started here, and wait.
+
+    workers: most tasks at a time, 0 for as many as fit. Raises what the first task that failed
+    raised.
+    """
+    executors = _executors()
+    try:
+        import ray  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ConfigError("--executor", "ray is not installed; pip install ray") from error
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    try:
+        for name, tasks in stages(work):
+            stage, logs = Stage(work, name), work.folder / LOGS / name
+            shutil.rmtree(logs / "completions", ignore_errors=True)  # those of an earlier time
+            how = {"tasks": tasks, "workers": workers or -1, "logging_dir": str(logs)}
+            executors.RayPipelineExecutor([stage], **how, skip_completed=False).run()
+            for rank in range(tasks):
+                _raise(stage, rank)
+            say(f"{name}: {tasks} tasks are done")
+    finally:
+        ray.shutdown()
+
+
+def slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -> None:
+    """Give SLURM an array of jobs for each stage, each after the one before, and return.
+
+    workers: most jobs of an array at a time, 0 for as many as fit; partition, time: as of sbatch.
+    """
+    executors = _executors()
+    activate = Path(sys.prefix, "bin", "activate")
+    last = None
+    for name, tasks in stages(work):
+        last = executors.SlurmPipelineExecutor(
+            [Stage(work, name)],
+            tasks=tasks,
+            workers=workers or -1,
+            partition=partition,
+            time=time,
+            qos="",
+            job_name=f"tokenize-{name}",
+            logging_dir=str(work.folder / LOGS / name),
+            skip_completed=False,
+            depends=last,
+            venv_path=str(activate) if activate.is_file() else None,
+        )
+    assert last is not None
+    try:
+        last.run()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ClusterError("sbatch", f"{error}; run this where jobs are submitted") from error
+    say(f"jobs {last.job_id} and those before it write {work.out}; their logs are in it")
+
+
+def _executors() -> Any:
+    os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")
+    try:
+        from datatrove import executor  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        what = "datatrove is not installed; in the checkout, pip install -e '.[datatrove]'"
+        raise ConfigError("--executor", what) from error
+    return executor
+
+
+def _raise(stage: Stage, rank: int) -> None:
+    """Raise what a task raised, or that it never ended."""
+    if stage.failure(rank).is_file():
+        name, where, what = json.loads(stage.failure(rank).read_text())
+        raise getattr(errors, name)(where, what)
+    logs = stage.work.folder / LOGS / stage.name
+    if not (logs / "completions" / f"{rank:05d}").is_file():
+        raise ClusterError(f"task {rank}", f"did not end; see {logs / 'logs'}")
