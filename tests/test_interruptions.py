@@ -10,7 +10,7 @@ import pytest
 from jaxlm.checkpoint import inspect
 from jaxlm.core import errors
 
-CLOCKS = ("seconds", "memory", "mfu")
+CLOCKS = ("seconds", "memory", "mfu", "goodput")
 
 
 def _facts(folder, name):

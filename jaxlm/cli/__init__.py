@@ -105,7 +105,9 @@ def train(
     """Train a model. Run the same line again to continue where it stopped."""
     from jaxlm.config.load import load
     from jaxlm.core.job import Told
+    from jaxlm.observe import goodput
 
+    began = goodput.began()
     file, overrides = split(arguments)
     config = load(file, overrides)
     moved = (
@@ -121,6 +123,7 @@ def train(
         allow_change=tuple(allow_change or ()),
         told=Told(coordinator, processes, process),
         timeout=join_timeout,
+        began=began,
     )
 
 

@@ -45,6 +45,7 @@ CHARTS: tuple[dict[str, Any], ...] = (
     },
     {"title": "Throughput", "noisy": True, "series": {"tokens_per_second": "tokens per second"}},
     {"title": "Model FLOP utilization", "unit": "percent", "series": {"mfu": "MFU"}},
+    {"title": "Goodput", "unit": "percent", "series": {"goodput": "of the wall time"}},
     {"title": "Memory", "unit": "bytes", "series": {"memory_bytes": "fullest device"}},
     {
         "title": "Where a step's time goes",

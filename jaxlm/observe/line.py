@@ -38,6 +38,7 @@ HIDDEN = {
     "data_seconds",
     "compute_seconds",
     "checkpoint_seconds",
+    "goodput",
 }
 """Columns that the line leaves to metrics.jsonl and the report."""
 

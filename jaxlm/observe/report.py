@@ -18,7 +18,7 @@ from string import Template
 from typing import Any
 
 from jaxlm.core import words
-from jaxlm.observe import metrics, record
+from jaxlm.observe import goodput, metrics, record
 from jaxlm.observe.curves import charts, marks
 from jaxlm.observe.metrics import Row
 
@@ -41,7 +41,9 @@ def write(run_dir: str | os.PathLike[str]) -> Path:
     path, said = folder / FILE, folder / SAMPLES
     samples = said.read_text(encoding="utf-8").split("\n") if said.exists() else []
     found = [json.loads(line) for line in samples if line]
-    metrics.replace(path, page(folder.resolve().name, rows, past, text, found).encode())
+    times = goodput.spent(goodput.read(folder))
+    whole = page(folder.resolve().name, rows, past, text, found, times)
+    metrics.replace(path, whole.encode())
     return path
 
 
@@ -51,9 +53,10 @@ def page(
     past: record.Record,
     config: str,
     samples: Sequence[dict[str, Any]] = (),
+    times: goodput.Spent | None = None,
 ) -> str:
     """The page as text. rows: of metrics.jsonl; past: of record.json, may be empty; samples: of
-    samples.jsonl.
+    samples.jsonl; times: of goodput.jsonl.
     """
     starts = past.get("starts", [])
     resumes = [start["step"] for start in starts[1:]]
@@ -72,7 +75,7 @@ def page(
         status=html.escape(status),
         tone=next((tone for tone in _TONES if status.startswith(tone)), "failed"),
         tiles="".join(_tile(*tile) for tile in _tiles(rows, starts)),
-        facts="".join(_line(*fact) for fact in _facts(rows, past)),
+        facts="".join(_line(*fact) for fact in _facts(rows, past, times)),
         starts="".join(_start(start) for start in starts),
         samples=_samples(samples),
         config=html.escape(config or "no config.yaml in this folder"),
@@ -103,7 +106,9 @@ def _tiles(rows: Sequence[Row], starts: Sequence[Any]) -> list[tuple[str, str, s
     ]
 
 
-def _facts(rows: Sequence[Row], past: record.Record) -> list[tuple[str, str]]:
+def _facts(
+    rows: Sequence[Row], past: record.Record, times: goodput.Spent | None = None
+) -> list[tuple[str, str]]:
     """(name, value) of what the table lists."""
     seconds = sum(value for _, value in _finite(rows, "seconds"))
     perplexity = _finite(rows, "validation_perplexity")
@@ -113,6 +118,7 @@ def _facts(rows: Sequence[Row], past: record.Record) -> list[tuple[str, str]]:
     mesh = " x ".join(f"{axis}={size}" for axis, size in devices.get("mesh", {}).items())
     facts = [
         ("time in training", words.duration(seconds)),
+        ("goodput", goodput.line(times) if times and times.seconds else "-"),
         ("validation perplexity", f"{perplexity[-1][1]:.4g}" if perplexity else "-"),
         ("model FLOP utilization", _utilization(rows)),
         ("most memory", words.size(max(memory)) if memory else "-"),

@@ -25,7 +25,7 @@ from jaxlm.core.errors import (
 from jaxlm.core.job import Told
 from jaxlm.core.platform import choose_platform, use_compile_cache
 from jaxlm.data.pipeline import prefetch
-from jaxlm.observe import flops, memory, record, report, trackers
+from jaxlm.observe import flops, goodput, memory, record, report, trackers
 from jaxlm.observe.metrics import Metrics
 from jaxlm.observe.profile import Profiler, check_reached
 from jaxlm.observe.progress import Progress
@@ -47,6 +47,8 @@ from jaxlm.training.window import Window
 
 DATA_KEYS = ("data", "tokenizer", "length", "seed")
 """Keys whose change changes what rows there are."""
+CAUSES = {"data": "data", "checkpoint": "save", "evaluate": "evaluate", "waiting": "train"}
+"""What a part of a row's seconds is to the goodput."""
 
 
 def train(
@@ -55,13 +57,14 @@ def train(
     allow_change: tuple[str, ...] = (),
     told: Told | None = None,
     timeout: float = distributed.TIMEOUT,
+    began: float | None = None,
 ) -> int:
     """Train until the run's last step, continuing what its directory holds.
 
     allow_change: keys or sections that may differ from the run that is continued, besides steps,
-    log, checkpoint and evaluate. told, timeout: as of `join`. Returns DONE, or STOPPED after a
-    signal, when everything is saved. Raises JaxlmError, one line with an exit code, for everything
-    else.
+    log, checkpoint and evaluate. told, timeout: as of `join`. began: as of goodput.Clock. Returns
+    DONE, or STOPPED after a signal, when everything is saved. Raises JaxlmError, one line with an
+    exit code, for everything else.
     """
     config.watch()
     choose_platform(config.platform, deterministic=config.deterministic)
@@ -69,6 +72,7 @@ def train(
     trackers.require(config.log.trackers)
     hosts = join(config, told, timeout)
     folder, primary = Path(config.folder), distributed.index() == 0
+    clock = goodput.Clock(folder, primary=primary, began=began)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
 
@@ -102,7 +106,7 @@ def train(
             voice.warn(line)
         other_data = any(key.split(".")[0] in DATA_KEYS for key in allow_change)
         watchdog = stack.enter_context(Watchdog(config.watchdog))
-        loop = Loop(run, voice, signals, watchdog, other_data=other_data)
+        loop = Loop(run, voice, signals, watchdog, clock, other_data=other_data)
         stack.enter_context(distributed.last_word(loop.close))
         return loop.run()
 
@@ -111,10 +115,18 @@ class Loop:
     """The state of a run while it runs."""
 
     def __init__(
-        self, run: Run, voice: Progress, signals: Signals, watchdog: Watchdog, *, other_data: bool
+        self,
+        run: Run,
+        voice: Progress,
+        signals: Signals,
+        watchdog: Watchdog,
+        clock: goodput.Clock,
+        *,
+        other_data: bool,
     ):
         """other_data: the data may be other than what the restored steps saw."""
         self._run, self._voice, self._signals, self._watchdog = run, voice, signals, watchdog
+        self._clock = clock
         self._primary = distributed.index() == 0
         self._state, meta = self._first_state()
         self._step = int(self._state.step)
@@ -149,6 +161,8 @@ class Loop:
                 Profiler(config.profile.steps, run.folder / "profile") as profiler,
             ):
                 self._start = time.monotonic()
+                self._clock.turn("train")
+                self._clock.write(self._step)
                 if not self._scored_before:  # what it starts from, or was stopped at
                     self._evaluate()
                     if forgot := forgetting.too_much(self._scored, config.evaluate.max_forgetting):
@@ -179,7 +193,8 @@ class Loop:
         with voice.phase("making or restoring the parameters"):
             try:
                 if keeper.checkpoints.latest() is not None:
-                    return keeper.restore(self._run.spec, voice.warn)
+                    with self._clock.within("restore"):
+                        return keeper.restore(self._run.spec, voice.warn)
                 state = keeper.fresh(self._run.spec, voice.warn)
             except Exception as error:
                 if is_out_of_memory(error):
@@ -200,6 +215,7 @@ class Loop:
 
     def close(self, code: int, status: str) -> None:
         """Write down how the run ends."""
+        self._clock.write(self._step)
         self._metrics.close(code)
         if self._primary:
             record.finish(self._run.folder, status, step=self._step)
@@ -207,7 +223,7 @@ class Loop:
     def _compile(self, batch: dict[str, Any]) -> Any:
         """The compiled step: compiled before the clock starts, and its memory known."""
         key = jax.random.key(0)
-        with self._voice.phase("compiling"):
+        with self._clock.within("compile"), self._voice.phase("compiling"):
             given = self._run.step, self._state, batch, key
             self._compiled = compile_step(*given, self._run.options)
         return self._compiled
@@ -259,6 +275,8 @@ class Loop:
             run.layout.mesh.size,
         )
         row["memory_bytes"] = memory.peak_bytes()
+        self._clock.write(self._step)
+        row["goodput"] = self._clock.spent.share
         self._metrics.row(row)
         self._voice.row(row)
 
@@ -307,7 +325,7 @@ class Loop:
         """Wait for the last save, write the report, and say what the run leaves behind."""
         run, voice = self._run, self._voice
         self._watchdog.beat()
-        with voice.phase("saving"):
+        with self._clock.within("save"), voice.phase("saving"):
             run.keeper.checkpoints.wait()
         if unread := run.config.unread():
             voice.warn(f"set, and without effect in this run: {', '.join(unread)}")
@@ -319,6 +337,7 @@ class Loop:
         self.close(code, status)
         if self._primary:
             report.write(run.folder)
+        voice.say(f"goodput {goodput.line(self._clock.spent)}")
         if code == DONE:
             voice.say(f"{run.folder}: step {self._step} of {run.steps}, {status}")
         else:
@@ -339,6 +358,7 @@ class Loop:
         def begin() -> None:
             for line in record.begin(run.folder, facts, step=self._step, steps=run.steps):
                 voice.warn(line)
+            self._clock.begin(self._step)
             started[:] = trackers.start(
                 config.log.trackers,
                 run.folder,
@@ -356,7 +376,8 @@ class Loop:
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
         start = time.monotonic()
-        yield
+        with self._clock.within(CAUSES[part]):
+            yield
         self._seconds[part] += time.monotonic() - start
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxlm.config.schema import RunConfig
+from jaxlm.observe.goodput import Clock
 from jaxlm.observe.progress import Progress
 from jaxlm.training.assemble import assemble
 from jaxlm.training.loop import Loop
@@ -80,7 +81,8 @@ def take_turns(shape: dict[str, Any], rounds: int, steps: int) -> tuple[Clocks, 
         ):
             config.watch()
             run = assemble(config, folder, voice)
-            loop = MeasuredLoop(run, voice, signals, watchdog, other_data=False)
+            clock = Clock(folder, primary=True)
+            loop = MeasuredLoop(run, voice, signals, watchdog, clock, other_data=False)
             loop.steps = steps
             loop.run()
     # The first of each warms up.
