@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxlm.observe import goodput
+from jaxlm.observe import goodput, metrics
 from jaxlm.observe.goodput import Clock, read, spent
 from tests import processes
 
@@ -78,11 +78,11 @@ def test_a_run_that_is_killed_and_goes_on_knows_where_its_time_went(tmp_path):
     words = processes.words(tmp_path, "steps=9999", "checkpoint.every=100", "data.validation=0.2")
     killed = processes.start(*words)
     kept = tmp_path / "run" / "checkpoints" / "100"
-    while len(processes.losses(tmp_path)) < 120 or not kept.exists():
+    while not kept.exists() or len(metrics.read(tmp_path / "run")) < 120:
         assert killed.poll() is None, killed.communicate()
     killed.kill()
     killed.communicate()
-    seen = processes.rows(tmp_path)[-1]["step"]
+    seen = metrics.read(tmp_path / "run")[-1]["step"]
     code, out, err = processes.run(*words, "steps=" + str(seen + 3))
     assert code == 0, err
     folder = tmp_path / "run"
