@@ -1,0 +1,160 @@
+"""The devices that a plan can be made for, and how many of them. The facts are in devices.yaml."""
+
+import difflib
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxlm.core.errors import ConfigError
+
+WORDS = re.compile(r"(?P<name>[a-z0-9]+)(:(?P<size>\d+(x\d+)*))?(\*(?P<slices>\d+))?")
+"""`h200:8`, `v5p:8x8x8`, and `v5e:16x16*4` for four slices."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars of one device and hour."""
+
+    dollars: float
+    date: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of a kind; None is what is not known. Units as in devices.yaml."""
+
+    name: str
+    kind: str
+    platform: str
+    torus: bool
+    memory: float | None
+    peak: float | None
+    hbm: float | None
+    near: float | None
+    near_size: int
+    far: float | None
+    watts: float | None
+    watts_source: str
+    price: Price | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """So many devices of one kind."""
+
+    device: Device
+    sides: tuple[int, ...]
+    """Of one slice of a torus, else the number of devices alone."""
+    slices: int = 1
+    """Toruses that the data-center network joins."""
+
+    @property
+    def count(self) -> int:
+        """Devices in all."""
+        return math.prod(self.sides) * self.slices
+
+    @property
+    def topology(self) -> str:
+        """As `--device` takes it, without the slices: also how libtpu names it."""
+        return f"{self.device.name}:{'x'.join(map(str, self.sides))}"
+
+    @property
+    def domain(self) -> int:
+        """Devices that the fast network joins."""
+        near = self.device.near_size
+        return math.prod(self.sides) if self.device.torus else min(near, self.count)
+
+    def __str__(self) -> str:
+        return self.topology + (f"*{self.slices}" if self.slices > 1 else "")
+
+
+def machine(words: str) -> Machine:
+    """The machine that `--device` names. Raises ConfigError with those that are known."""
+    rows = _rows()
+    found = WORDS.fullmatch(words.strip().lower())
+    name = found["name"] if found else words.partition(":")[0]
+    if not found or name not in rows:
+        near = difflib.get_close_matches(name.lower(), rows, n=1)
+        meant = f"did you mean {near[0]}? " if near and near[0] != name.lower() else ""
+        known = ", ".join(_example(each, row) for each, row in rows.items())
+        raise ConfigError("--device", f"{words!r} is unknown; {meant}known are {known}")
+    row, slices = rows[name], int(found["slices"] or 1)
+    sides = tuple(int(side) for side in (found["size"] or "1").split("x"))
+    given = "x".join(map(str, sides))
+    if row["shape"] == "torus":
+        known = topologies(row)
+        if given not in known:
+            few = ", ".join([*known[:14], "..."] if len(known) > 14 else known)
+            raise ConfigError("--device", f"{name} has no topology {given!r}; known are {few}")
+    elif len(sides) > 1 or slices > 1:
+        raise ConfigError("--device", f"{words!r}: {name} is counted; write {name}:{sides[0]}")
+    elif (size := row["near"]["size"]) < sides[0] and sides[0] % size:
+        lower, higher = sides[0] // size * size, (sides[0] // size + 1) * size
+        wrong = f"{words!r}: hosts have {size} each; use {name}:{lower} or {name}:{higher}"
+        raise ConfigError("--device", wrong)
+    if not math.prod(sides) * slices:
+        raise ConfigError("--device", f"{words!r} has no device; write {_example(name, row)}")
+    return Machine(_device(name, row), sides, slices)
+
+
+def of_kind(device_kind: str, count: int) -> Machine | None:
+    """`count` devices of what jax calls so, all in one slice; None for what is not listed."""
+    for name, row in _rows().items():
+        if row["kind"].lower() == device_kind.lower() or (
+            row["platform"] == "gpu"
+            and re.search(rf"\b{row['kind']}\b", device_kind)
+            and not re.search(r"\b(NVL|PCIe|MIG|vGPU)\b", device_kind)  # less of the same chip
+        ):
+            return Machine(_device(name, row), (count,))
+    return None
+
+
+def devices() -> dict[str, Device]:
+    """Every device by its name."""
+    return {name: _device(name, row) for name, row in _rows().items()}
+
+
+def topologies(row: dict[str, Any]) -> list[str]:
+    """The toruses of a row, small ones first."""
+    found = list(row["sizes"])
+    if "cube" in row:  # sides in multiples of a cube, the shorter first
+        side, most = row["cube"]
+        ranges = [range(side, each + 1, side) for each in most]
+        all_sides = [s for s in itertools.product(*ranges) if list(s) == sorted(s)]
+        found += ["x".join(map(str, s)) for s in sorted(all_sides, key=lambda s: (math.prod(s), s))]
+    return found
+
+
+@cache
+def _rows() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load((Path(__file__).parent / "devices.yaml").read_text())
+
+
+def _example(name: str, row: dict[str, Any]) -> str:
+    return f"{name}:{row['sizes'][-1] if row['shape'] == 'torus' else 8}"
+
+
+def _device(name: str, row: dict[str, Any]) -> Device:
+    price, watts = row["price"], row["watts"] or {}
+    return Device(
+        name=name,
+        kind=row["kind"],
+        platform=row["platform"],
+        torus=row["shape"] == "torus",
+        memory=row["memory"],
+        peak=row["peak"],
+        hbm=row["hbm"],
+        near=row["near"]["bandwidth"],
+        near_size=row["near"]["size"],
+        far=row["far"],
+        watts=watts.get("number"),
+        watts_source=watts.get("source", ""),
+        price=Price(price["dollars"], str(price["date"]), price["source"]) if price else None,
+    )
