@@ -12,10 +12,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlm.core import tree
+from jaxlm.core.platform import target
 from jaxlm.core.sizes import AXES, fit
 from jaxlm.core.slices import Slices, arrange
 
@@ -52,12 +53,24 @@ def make_mesh(
     return Mesh(arrange(shape, slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def abstract_mesh(sizes: dict[str, int], count: int) -> AbstractMesh:
+    """The mesh that `make_mesh` makes of `count` devices, without any."""
+    return AbstractMesh(tuple(fit(sizes, count)), AXES, (AxisType.Auto,) * len(AXES))
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where arrays lie: logical axis names to mesh axes. An unknown name or a wrong rank raises."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
+    """Abstract where nothing is computed: shapes of devices that are not here."""
     rules: tuple[tuple[str, tuple[str, ...]], ...] = RULES
+
+    @property
+    def platform(self) -> str:
+        """Of the mesh's devices: cpu, gpu or tpu."""
+        mesh = self.mesh
+        return target() if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
 
     def size(self, axis: str) -> int:
         """Number of shards of a logical axis."""

@@ -7,6 +7,9 @@ import platform as machine
 import re
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,28 @@ _PLUGINS = {"gpu": ("jax-cuda13-plugin", "jax-cuda12-plugin"), "tpu": ("libtpu",
 _WANTS = {"gpu": "'.[cuda13]' ('.[cuda12]' for drivers older than 580)", "tpu": "'.[tpu]'"}
 _NAMES = {"gpu": "NVIDIA GPU", "tpu": "TPU"}
 _JAX_NAMES = {"gpu": "cuda,cpu", "tpu": "tpu,cpu"}
+
+
+_COMPILING_FOR: ContextVar[str | None] = ContextVar("compiling_for", default=None)
+
+
+def target() -> str:
+    """The platform that programs are traced for, cpu, gpu or tpu: jax's own, unless another is
+    compiled for.
+    """
+    import jax
+
+    return _COMPILING_FOR.get() or jax.default_backend()
+
+
+@contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Trace for a platform that is not here: what is built in this context fits it."""
+    token = _COMPILING_FOR.set(platform)
+    try:
+        yield
+    finally:
+        _COMPILING_FOR.reset(token)
 
 
 def accelerators(root: Path = Path("/")) -> list[str]:

@@ -24,6 +24,7 @@ from jaxlm.config.schema import RunConfig
 from jaxlm.core import parts, tree
 from jaxlm.core.errors import CheckpointError
 from jaxlm.core.mesh import Layout
+from jaxlm.core.platform import target
 from jaxlm.core.tree import Mask, Params
 from jaxlm.families.heads import Labels, named
 from jaxlm.hub import load as folders
@@ -330,5 +331,5 @@ def newest(folder: str) -> int:
 def compute_dtype(name: str) -> Any:
     """The type of a config's `compute_dtype`: auto is bfloat16 but on the CPU."""
     if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.float32 if target() == "cpu" else jnp.bfloat16
     return jnp.dtype(name)

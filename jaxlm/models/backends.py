@@ -79,8 +79,7 @@ def attention(
     if more or bias is not None:
         chosen = "full" if backend == "full" else "chunked"
     else:
-        platform = layout.mesh.devices.flat[0].platform
-        chosen = choose(backend, platform, q.dtype, q.shape[-1], q.shape[1], how)
+        chosen = choose(backend, layout.platform, q.dtype, q.shape[-1], q.shape[1], how)
 
     def run(q: Array, k: Array, v: Array, rows: dict[str, Any], bias: Array | None) -> Array:
         biases = {} if bias is None else {"bias": bias}

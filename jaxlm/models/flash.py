@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxlm.core.platform import target
 from jaxlm.models.scores import NEVER, Scores, places, spread
 
 CACHED_BYTES = 2**19
@@ -159,7 +160,7 @@ def _gradients(how: Scores, head: tuple[Any, ...]) -> tuple[Array, Array, Array,
 
 def _product(axes: str, a: Array, b: Array) -> Array:
     """float32, whatever the operands are: their sums are not rounded to 16 bits in between."""
-    if jax.default_backend() == "cpu":  # which has no such product of 16-bit operands
+    if target() == "cpu":  # which has no such product of 16-bit operands
         return jnp.einsum(axes, a, b).astype(jnp.float32)
     return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
 
@@ -237,7 +238,7 @@ def _some_at_a_time(one: Callable[..., Any], q: Array, k: Array, *more: Any) -> 
     """`one((q[i], ...))` for every kv head i of every row: in a loop on a CPU, else all at once."""
     count, groups, length, _ = q.shape
     together = count
-    if jax.default_backend() == "cpu":
+    if target() == "cpu":
         scores, cores = groups * _block(length) * k.shape[1] * 4, os.cpu_count() or 1
         fitting = CACHED_BYTES * cores // scores if count * scores > LOOPED_BYTES * cores else count
         together = next(n for n in range(max(1, min(fitting, count)), 0, -1) if count % n == 0)

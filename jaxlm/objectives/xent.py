@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlm.core.platform import target
+
 Logits = Callable[[Any, Array], Array]
 
 CHUNK_BYTES = 2**25
@@ -73,7 +75,7 @@ def chunk_bytes() -> int:
     An accelerator's products want thousands of rows, and each chunk reads and writes the whole
     gradient of the head once.
     """
-    return CHUNK_BYTES if jax.default_backend() == "cpu" else 16 * CHUNK_BYTES
+    return CHUNK_BYTES if target() == "cpu" else 16 * CHUNK_BYTES
 
 
 class Cut(NamedTuple):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import jax
 
 from jaxlm.checkpoint.commit import Checkpoints
-from jaxlm.config.optimizers import AdamW
 from jaxlm.config.schema import RunConfig
-from jaxlm.core import compiler, distributed, slices, tree
+from jaxlm.core import compiler, distributed, slices
 from jaxlm.core.errors import CheckpointError, ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
@@ -21,27 +19,23 @@ from jaxlm.core.sizes import check_batch
 from jaxlm.core.tree import Mask, Params
 from jaxlm.data.pipeline import Dataset
 from jaxlm.hub.fetch import local
-from jaxlm.inference.run import compute_dtype, matched, rows_before, shapes, trained
-from jaxlm.models.axes import AXES
+from jaxlm.inference.run import matched, rows_before
 from jaxlm.models.rows import tables
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.transformer import make_forward
 from jaxlm.objectives.kinds import SENTINELS
 from jaxlm.observe.progress import Progress
 from jaxlm.text import chat
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
-from jaxlm.training import classifier, gauges, optim, reading, receipt
+from jaxlm.training import classifier, gauges, reading, receipt
+from jaxlm.training.building import Step, build
 from jaxlm.training.evaluate import Gauge
 from jaxlm.training.facts import facts
 from jaxlm.training.gauges import Texts
-from jaxlm.training.objective import check_base, check_fits, make_objective
+from jaxlm.training.objective import check_fits
 from jaxlm.training.resume import steps_of
 from jaxlm.training.state import Keeper
-from jaxlm.training.step import TrainState, train_step
-
-Step = Callable[[TrainState, dict[str, Any], Any], tuple[TrainState, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -87,31 +81,13 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     texts = distributed.together("texts", opening)
     check_same(tokenizer, data, texts)
     steps, rows = steps_of(config, data.rows_for)
-    forward = make_forward(spec, layout, compute_dtype(config.compute_dtype))
-    want = shapes(config, spec, layout)
-    if config.optimizer.no_decay != AdamW().no_decay:  # the default's own need not all be there
-        tree.select(want, config.optimizer.no_decay, "optimizer.no_decay")
-    mask = trained(config, want)
-    classifier.check_trained(config, want, mask)
-    base = gauges.base_beside(mask)
-    check_base(config, base)
-    objective = make_objective(config, layout, tokenizer, base)
-    live, frozen = tree.partition(want, mask)
-    rate = config.lora.b_rate if config.lora.rank else 1.0
-    given = config, texts, tokenizer, layout, forward, objective, folder, voice.say
-    scored = gauges.make(*given, spec=spec, base=base)
-    optimizer = optim.build(config.optimizer, live, steps=steps, axes=AXES, b_rate=rate)
-    state = optim.state_shapes(optimizer.tx, live, layout, AXES)
+    built = build(config, spec, layout, steps=steps, tokenizer=tokenizer)
+    shown = layout, built.forward, built.objective
+    given = config, texts, tokenizer, *shown, folder, voice.say
+    scored = gauges.make(*given, spec=spec, base=built.base)
     if distributed.index() == 0:
-        tell(config, want, mask, state, folder, voice)
-    step = partial(
-        train_step,
-        forward=forward,
-        objective=objective,
-        tx=optimizer.tx,
-        trainable=mask,
-        microbatches=config.microbatches,
-    )
+        tell(config, built.params, built.mask, built.opt_state, folder, voice)
+    checkpoints = keeping(config, folder, voice)
     return Run(
         config=config,
         folder=folder,
@@ -121,11 +97,12 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         data=data,
         steps=steps,
         rows=rows,
-        keeper=Keeper(config, layout, optimizer, mask, keeping(config, folder, voice)),
-        step=step,
+        keeper=Keeper(config, layout, built.optimizer, built.mask, checkpoints),
+        step=built.step,
         options=compiled_with(layout, voice),
         gauges=scored,
-        facts=beginning(config, want, voice) | facts(live, frozen, spec, data.columns),
+        facts=beginning(config, built.params, voice)
+        | facts(built.live, built.frozen, spec, data.columns),
     )
 
 

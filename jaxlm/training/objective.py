@@ -25,9 +25,11 @@ from jaxlm.text.tokenizer import Tokenizer
 
 
 def make_objective(
-    config: RunConfig, layout: Layout, tokenizer: Tokenizer, base: Base | None = None
+    config: RunConfig, layout: Layout, tokenizer: Tokenizer | None, base: Base | None = None
 ) -> Objective:
-    """The run's objective. base: from parameters to those of the base, where they are there."""
+    """The run's objective. tokenizer: for bits per byte, which evaluations have. base: from
+    parameters to those of the base, where they are there.
+    """
     chosen, shards = config.objective, layout.size("batch")
     if isinstance(chosen, Labels):
         return _classifier(chosen)
@@ -41,7 +43,7 @@ def make_objective(
         return language_model(
             z_loss=chosen.z_loss,
             shards=shards,
-            token_bytes=tokenizer.token_bytes(),
+            token_bytes=tokenizer.token_bytes() if tokenizer else None,
             kl_to_base=chosen.kl_to_base,
             base=base,
         )
