@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxlm.core.tree import Mask, flatten
 from jaxlm.core.words import size
+from jaxlm.models.quantize import numbers
 from jaxlm.models.spec import ModelSpec
 
 _SAID = re.compile(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc", re.IGNORECASE)
@@ -31,11 +32,16 @@ class Use:
     optimizer: int
     activations: int
     loss: int
+    collectives: int = 0
+    """Parameters of a layer as they are gathered, and the head, whole."""
+    apart: int = 0
+    """Of activations, loss and collectives what is never there with the rest: the loss is done
+    when the blocks run back. On one device XLA keeps them apart."""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return sum(astuple(self))
+        """All of it, at once."""
+        return sum(astuple(self)) - 2 * self.apart
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Step:
     compute_dtype: DTypeLike
     chunk_bytes: int
     """Most bytes of logits that the loss holds at once."""
+    tensor: int = 1
+    """Devices along the mesh's axis `tensor`."""
     tokens: int | None = None
     """Columns of a row, of an encoder-decoder those of the target; None is `length`."""
     source: int | None = None
@@ -91,12 +99,15 @@ def estimate(step: Step, params: Any, opt_state: Any, trained: Mask) -> Use:
     gradients = {name: leaf for name, leaf in leaves.items() if name in trained}
     # With microbatches the sum is kept in float32 beside the gradient that is added to it.
     extra = _numbers(gradients) * 4 if step.microbatches > 1 else 0
+    layers, table = _gathered(step, leaves)
     return Use(
         parameters=_bytes(leaves),
         gradients=_bytes(gradients) + extra,
         optimizer=_bytes(opt_state),
         activations=_activations(step),
-        loss=_loss(step) + (_head(step.spec) if trained & _head_of(step) else 0),
+        loss=_loss(step) + (_head(step) if trained & _head_of(step) else 0),
+        collectives=layers + table,
+        apart=min(_at_once(step) + layers, _logits(step) + table) if layers else 0,
     )
 
 
@@ -107,9 +118,13 @@ def memory_table(use: Use, advice: list[str], *, limit: int | None, compiled: An
     jax.stages.Compiled of the step, where it came that far.
     """
     shares = {field.name: getattr(use, field.name) for field in fields(use)}
+    apart = shares.pop("apart")
+    shares = {name: number for name, number in shares.items() if number or name != "collectives"}
     lines = ["memory of one device, estimated:"]
     for name, number in sorted(shares.items(), key=lambda item: -item[1]):
         lines.append(f"  {name:<12}{size(number):>10}{number / max(1, use.total):>6.0%}")
+    if apart:
+        lines.append(f"  {'not at once':<12}{'-' + size(apart):>10}")
     has = f"; the device has {size(limit)}" if limit else ""
     lines.append(f"  {'together':<12}{size(use.total):>10}{has}")
     analysis = compiled.memory_analysis() if compiled is not None else None
@@ -240,6 +255,12 @@ def _activations(step: Step) -> int:
     return _rows(step) * row
 
 
+def _at_once(step: Step) -> int:
+    """All that one block computes."""
+    cross = step.spec.structure == "encoder-decoder"
+    return _rows(step) * step.wide * _block(step, cross=cross)[1]
+
+
 def _block(step: Step, *, cross: bool) -> tuple[int, int]:
     """Bytes of one block per token: what is kept of it, and all that it computes."""
     spec, itemsize = step.spec, jnp.dtype(step.compute_dtype).itemsize
@@ -248,20 +269,30 @@ def _block(step: Step, *, cross: bool) -> tuple[int, int]:
     mlp = spec.mlp * times
     heads, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     wide, looks = 2 if spec.gated else 1, 2 if cross else 1
+    split = step.tensor
+    mlp, heads, keys = mlp / split, heads / split, max(keys / split, spec.head_dim)
     products = (2 + looks) * embed + looks * 2 * (heads + keys) + wide * mlp
     everything = products + (6 + 4 * looks) * embed + (wide + 1) * mlp
-    scores = looks * 2 * spec.heads * step.length * 4 if spec.attention == "full" else 0
+    scores = 0.0
+    if spec.attention == "full":
+        scores = looks * 2 * spec.heads / split * step.length * 4
     kept = {"full": embed, "products": products, "none": everything}[spec.remat]
     per_layer = kept * itemsize + (scores if spec.remat == "none" else 0)
-    return per_layer, everything * itemsize + scores
+    return round(per_layer), round(everything * itemsize + scores)
 
 
 def _loss(step: Step) -> int:
-    """Three copies of a chunk's logits in float32, and the gradient of the hidden states."""
+    """The logits, and the gradient of the hidden states."""
+    return _logits(step) + _rows(step) * step.wide * step.spec.embed * 4
+
+
+def _logits(step: Step) -> int:
+    """Three copies of a chunk's logits in float32."""
     spec, rows = step.spec, _rows(step)
     scored = step.wide if step.scored is None else step.scored
     logits = min(step.chunk_bytes, rows * scored * (spec.head.labels or spec.vocab) * 4)
-    return 3 * logits + rows * step.wide * spec.embed * 4
+    logits = logits if spec.head.labels else logits // step.tensor
+    return 3 * logits
 
 
 def _head_of(step: Step) -> Mask:
@@ -271,9 +302,22 @@ def _head_of(step: Step) -> Mask:
     return frozenset({"embed/embedding" if step.spec.tied else "head/kernel"})
 
 
-def _head(spec: ModelSpec) -> int:
+def _head(step: Step) -> int:
     """The gradient of the head, which the loss adds up in float32 where the head is trained."""
-    return spec.vocab * spec.embed * 4
+    return step.spec.vocab * step.spec.embed * 4 // step.tensor
+
+
+def _gathered(step: Step, leaves: dict[str, Any]) -> tuple[int, int]:
+    """Of what fsdp shards: a layer in the computing type, twice, one being used while the next
+    comes; and the head.
+    """
+    if step.fsdp == 1:
+        return 0, 0
+    itemsize, depth = jnp.dtype(step.compute_dtype).itemsize, step.spec.layers
+    blocks = [(name, leaf) for name, leaf in leaves.items() if "blocks/" in name]
+    layer = sum(numbers(name, leaf) for name, leaf in blocks) // depth
+    table = (step.spec.head.labels or step.spec.vocab) * step.spec.embed
+    return 2 * layer * itemsize // step.tensor, table * itemsize // step.tensor
 
 
 def _bytes(tree: Any) -> int:

@@ -66,6 +66,7 @@ def _estimated(run: Run) -> tuple[Step, Use]:
         data=layout.mesh.shape["data"],
         fsdp=layout.mesh.shape["fsdp"],
         expert=layout.mesh.shape["expert"],
+        tensor=layout.mesh.shape["tensor"],
         compute_dtype=compute_dtype(config.compute_dtype),
         chunk_bytes=chunk_bytes(),
     )
