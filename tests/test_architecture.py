@@ -26,7 +26,11 @@ ARROWS = {
     "observe": {"core"},
     "launch": {"core", "config"},
     "inference": {"core", "checkpoint", "config", "families", "hub", "models", "text"},
-    "plan": {"core", "models", "training.step"},
+    "plan": {
+        *("core", "config", "models", "objectives", "hub.fetch", "text.tokenizer"),
+        *("inference.run", "training.step", "training.building", "training.assemble"),
+        *("training.facts", "training.objective", "training.state"),
+    },
     "training.step": {"core", "objectives.base", "training.cached"},
     "training.cached": {"core", "objectives.base"},
     "training.optim": {"core", "config.optimizers", "training.schedule"},

@@ -24,8 +24,9 @@ from jaxlm.cli.fetch import fetch
 from jaxlm.cli.generate import generate
 from jaxlm.cli.inspect import inspect
 from jaxlm.cli.launch import app as launch_app
+from jaxlm.cli.plan import plan
 from jaxlm.cli.predict import predict
-from jaxlm.cli.setup import EXIT_CODES, Platform, Run, platform_of, split, start
+from jaxlm.cli.setup import EXIT_CODES, Arguments, Platform, Run, platform_of, split, start
 from jaxlm.cli.tokenize import tokenize
 from jaxlm.core import errors
 from jaxlm.core.errors import JaxlmError
@@ -55,16 +56,7 @@ app.command(epilog=EXIT_CODES)(generate)
 app.command(epilog=EXIT_CODES)(embed)
 app.command(epilog=EXIT_CODES)(predict)
 data_app.command(epilog=EXIT_CODES)(tokenize)
-
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="CONFIG | KEY=VALUE",
-        help="A YAML file, a run's folder or a preset's name; then keys that change it, "
-        "for example optimizer.learning_rate=1e-4.",
-        show_default=False,
-    ),
-]
+app.command(epilog=EXIT_CODES)(plan)
 
 
 def _version(asked: bool) -> None:

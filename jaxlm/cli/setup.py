@@ -17,6 +17,15 @@ EXIT_CODES = (
     "124 watchdog; 130 interrupted twice. --debug anywhere on the line shows the traceback."
 )
 
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG | KEY=VALUE",
+        help="A YAML file, a run's folder or a preset's name; then keys that change it, "
+        "for example optimizer.learning_rate=1e-4.",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A run, an import or a Hugging Face folder.")
 ]
@@ -41,6 +50,19 @@ Adapters = Annotated[
 ]
 Force = Annotated[bool, typer.Option(help="Take an adapter of another base too.")]
 ShardSize = Annotated[str, typer.Option(help="Largest file of weights.")]
+
+
+def split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """The configuration and the overrides on a command line."""
+    given = arguments or []
+    file = given[0] if given and "=" not in given[0] else None
+    overrides = given[1:] if file else given
+    for word in overrides:
+        if "=" not in word:
+            raise ConfigError(
+                "command line", f"{word!r} is not KEY=VALUE; one CONFIG comes first, then keys"
+            )
+    return file, overrides
 
 
 def figures(found: dict[str, Any]) -> None:

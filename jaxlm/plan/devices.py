@@ -94,9 +94,10 @@ def machine(words: str) -> Machine:
             few = ", ".join([*known[:14], "..."] if len(known) > 14 else known)
             raise ConfigError("--device", f"{name} has no topology {given!r}; known are {few}")
     elif len(sides) > 1 or slices > 1:
-        raise ConfigError("--device", f"{words!r}: {name} is counted; write {name}:{sides[0]}")
-    elif (size := row["near"]["size"]) < sides[0] and sides[0] % size:
-        lower, higher = sides[0] // size * size, (sides[0] // size + 1) * size
+        count = math.prod(sides) * slices
+        raise ConfigError("--device", f"{words!r}: {name} is counted; write {name}:{count}")
+    elif (size := row["near"]["size"]) < (count := math.prod(sides)) and count % size:
+        lower, higher = count // size * size, (count // size + 1) * size
         wrong = f"{words!r}: hosts have {size} each; use {name}:{lower} or {name}:{higher}"
         raise ConfigError("--device", wrong)
     if not math.prod(sides) * slices:
@@ -119,6 +120,12 @@ def of_kind(device_kind: str, count: int) -> Machine | None:
 def devices() -> dict[str, Device]:
     """Every device by its name."""
     return {name: _device(name, row) for name, row in _rows().items()}
+
+
+def toruses(name: str) -> list[str]:
+    """The topologies of a device by its name; none where devices are counted."""
+    row = _rows()[name]
+    return topologies(row) if row["shape"] == "torus" else []
 
 
 def topologies(row: dict[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ def test_words_name_a_machine(words, count, domain):
         ("v5p:64x64x64", "4x4x4"),
         ("v5e:16", "known are 1x1"),
         ("h100:12", "use h100:8 or h100:16"),
-        ("h100:2x4", "is counted; write h100:2"),
+        ("h100:2x4", "is counted; write h100:8"),
         ("h100:0", "no device"),
         ("v5e:4x4*0", "no device"),
         ("", "is unknown"),

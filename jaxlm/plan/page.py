@@ -1,0 +1,204 @@
+"""A plan as data, and as text."""
+
+from dataclasses import asdict
+from typing import Any
+
+from jaxlm.core.words import count, duration, size
+from jaxlm.plan.ahead import Ahead
+from jaxlm.plan.cost import rate, total
+from jaxlm.plan.meshes import Option, larger, nearest, ranked
+from jaxlm.plan.sketch import Sketch
+from jaxlm.plan.steptime import table
+from jaxlm.plan.tuning import Tuned, alternatives
+
+SHARES = "parameters", "gradients", "optimizer", "activations", "loss", "collectives"
+
+
+def plan(sketch: Sketch, ahead: Ahead | None = None) -> dict[str, Any]:
+    """All that is said of a sketch, as JSON has it. Bytes are of one device, seconds of a step."""
+    use, time = sketch.use, sketch.time
+    found: dict[str, Any] = {
+        "device": str(sketch.machine),
+        "devices": sketch.machine.count,
+        "mesh": sketch.sizes,
+        "model": {key: sketch.model.facts[key] for key in ("parameters", "trained")},
+        "memory": {
+            **{name: getattr(use, name) for name in SHARES},
+            "apart": use.apart,
+            "total": use.total,
+            "limit": sketch.limit and round(sketch.limit),
+            "fits": sketch.fits,
+        },
+        "tokens_per_step": sketch.tokens,
+    }
+    if sketch.fits is False:
+        found["nearest"] = [_option(option) for option in nearest(sketch)]
+        if not found["nearest"]:
+            more = larger(sketch)
+            found["nearest"] = [_option(more)] if more else []
+    if time and (speed := rate(sketch)):
+        found["step"] = {
+            **{k: v for k, v in asdict(time).items() if k != "communication"},
+            "communication": dict(time.communication),
+            **asdict(speed),
+            "fit": table()["fit"]["left_out"],
+        }
+    if whole := total(sketch):
+        found["run"] = asdict(whole)
+    price, device = sketch.machine.device.price, sketch.machine.device
+    found["price"] = asdict(price) if price else None
+    found["watts"] = {"number": device.watts, "source": device.watts_source}
+    found["meshes"] = [_option(option) for option in ranked(sketch)]
+    found["tuning"] = [_tuned(each) for each in alternatives(sketch)]
+    if ahead:
+        found["compiled"] = asdict(ahead) | {
+            "collectives": {kind: each._asdict() for kind, each in ahead.collectives.items()}
+        }
+    return found
+
+
+def text(found: dict[str, Any]) -> str:
+    """A plan in lines."""
+    mesh = " x ".join(f"{axis}={n}" for axis, n in found["mesh"].items())
+    model = found["model"]
+    part = model["trained"] < model["parameters"]
+    trained = f"{count(model['trained'])} of them trained" if part else "all trained"
+    lines = [
+        f"{found['device']}: {found['devices']:,} devices, {mesh}",
+        f"{count(model['parameters'])} parameters, {trained}; "
+        f"{count(found['tokens_per_step'])} tokens a step",
+        "",
+        *_memory(found),
+        *_step(found),
+        *_run(found),
+        "",
+        *_meshes(found["meshes"]),
+        *_tuning(found["tuning"]),
+        *_compiled(found),
+    ]
+    return "\n".join(lines)
+
+
+def _memory(found: dict[str, Any]) -> list[str]:
+    memory = found["memory"]
+    lines = ["memory of one device, estimated:"]
+    lines += [f"  {name:<14}{size(memory[name]):>9}" for name in SHARES]
+    if memory["apart"]:
+        lines.append(f"  {'not at once':<14}{'-' + size(memory['apart']):>9}")
+    has = f" of {size(memory['limit'])}" if memory["limit"] else ""
+    says = {True: ": fits", False: ": does not fit", None: "; what the device has is not known"}
+    lines.append(f"  {'together':<14}{size(memory['total']):>9}{has}{says[memory['fits']]}")
+    if memory["fits"] is False:
+        for each in found["nearest"]:
+            on = f"--device {each['device']} " if each["device"] != found["device"] else ""
+            lines.append(f"  fits with {on}{_words(each)}")
+        if not found["nearest"]:
+            lines.append("  nothing was found that fits")
+    return lines
+
+
+def _step(found: dict[str, Any]) -> list[str]:
+    if "step" not in found:
+        return ["", "time of a step: not known for this device"]
+    step = found["step"]
+    parts = "products", "attention", "glue", "exposed", "jitter", "optimizer"
+    shown = ", ".join(f"{name} {step[name] / step['seconds']:.0%}" for name in parts if step[name])
+    net = ", ".join(f"{axis} {s:.3g} s" for axis, s in step["communication"].items() if s)
+    fit = step["fit"]
+    return [
+        "",
+        f"time of a step, by a model that is off by {fit['mean']:.0%} on average and "
+        f"{fit['most']:.0%} at most on published runs it was not fitted to:",
+        f"  {step['seconds']:.3g} s: {shown}",
+        f"  network, hidden or not: {net or 'none'}",
+        f"  {step['tokens_per_second']:,.0f} tokens/s a device; MFU {step['mfu_causal']:.1%} "
+        f"(causal: 6N + 6LTd), {step['mfu_full']:.1%} (full: 6N + 12LTd)",
+    ]
+
+
+def _run(found: dict[str, Any]) -> list[str]:
+    if "run" not in found:
+        return ["", "the whole run: not known; it needs steps=N and a device whose speed is known"]
+    run, price, watts = found["run"], found["price"], found["watts"]
+    energy, money = "energy not known: no published power", "price not known"
+    if run["kilowatt_hours"] is not None:
+        energy = f"{run['kilowatt_hours']:,.0f} kWh ({watts['number']:g} W, {watts['source']})"
+    if run["dollars"] is not None:
+        each = f"${price['dollars']:.2f} a device and hour"
+        money = f"${run['dollars']:,.0f} ({each}, {price['date']}, {price['source']})"
+    days = duration(86400 * run["days"])
+    return [
+        "",
+        f"{run['steps']:,} steps: {count(run['tokens'])} tokens, {days} without a stop",
+        f"  {energy}",
+        f"  {money}",
+    ]
+
+
+def _meshes(options: list[dict[str, Any]]) -> list[str]:
+    lines = ["meshes, the best first:"]
+    for each in options:
+        time = f"{each['seconds']:.3g} s" if each["seconds"] else ""
+        lack = "" if each["fits"] is not False else "  does not fit"
+        lines.append(f"  {time:>8}  {size(each['total']):>8}  {_words(each)}{lack}")
+    return lines if options else ["meshes: none divides the model and its batch"]
+
+
+def _tuning(ways: list[dict[str, Any]]) -> list[str]:
+    if not ways:
+        return []
+    lines = ["", "against that, adapters of rank 16 on every kernel of the same model:"]
+    for each in ways:
+        speed = f", {each['tokens_per_second']:,.0f} tokens/s a device" if each["seconds"] else ""
+        lack = "" if each["fits"] is not False else ", which it does not fit"
+        lines.append(
+            f"  {each['name']:<6} {count(each['trained'])} trained, {size(each['total'])} a device "
+            f"on {each['device']}{lack}{speed}: {_words(each)}"
+        )
+    return lines
+
+
+def _compiled(found: dict[str, Any]) -> list[str]:
+    if "compiled" not in found:
+        return []
+    ahead, memory = found["compiled"], found["memory"]
+    limit = f" of {size(memory['limit'])}" if memory["limit"] else ""
+    lines = [
+        "",
+        f"compiled for {found['device']} in {ahead['seconds']:.0f} s, with at most "
+        f"{size(ahead['process_bytes'])} of this machine's memory:",
+        f"  memory of one device: {size(ahead['peak'])}{limit} at once "
+        f"({size(memory['total'])} estimated), {size(ahead['arguments'])} of it the state",
+        f"  {ahead['kernels']} kernels such as attention's",
+    ]
+    for kind, each in ahead["collectives"].items():
+        lines.append(
+            f"  {kind:<20}{each['count']:>8,} times a step, {size(each['bytes'])} a device"
+        )
+    return lines
+
+
+def _words(each: dict[str, Any]) -> str:
+    return " ".join(each["overrides"])
+
+
+def _option(option: Option) -> dict[str, Any]:
+    sketch = option.sketch
+    return {
+        "overrides": [
+            word for word in option.overrides if not word.endswith("=1") or "mesh" in word
+        ],
+        "device": str(sketch.machine),
+        "total": sketch.use.total,
+        "fits": sketch.fits,
+        "seconds": sketch.time.total if sketch.time else None,
+    }
+
+
+def _tuned(each: Tuned) -> dict[str, Any]:
+    found = rate(each.sketch)
+    return _option(Option(each.overrides, each.sketch)) | {
+        "name": each.name,
+        "trained": each.trained,
+        "tokens_per_second": found.tokens_per_second if found else None,
+    }

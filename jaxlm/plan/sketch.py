@@ -1,0 +1,213 @@
+"""A configuration on a machine that is not here: shapes, memory and time of its step.
+
+What does not depend on the mesh is made once (`Model`), so that many meshes can be tried.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optax
+
+from jaxlm.config.objectives import Contrastive, Mlm
+from jaxlm.config.schema import RunConfig
+from jaxlm.core import tree
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.mesh import AXES as MESH_AXES
+from jaxlm.core.mesh import Layout, abstract_mesh
+from jaxlm.core.platform import MEMORY, compiling_for
+from jaxlm.core.tree import Mask, Params
+from jaxlm.hub.fetch import local
+from jaxlm.inference.run import compute_dtype
+from jaxlm.models.axes import AXES
+from jaxlm.models.spec import ModelSpec
+from jaxlm.models.transformer import check_divides
+from jaxlm.objectives.kinds import SENTINELS
+from jaxlm.objectives.xent import chunk_bytes
+from jaxlm.plan.devices import Machine
+from jaxlm.plan.memory import Step, Use, estimate
+from jaxlm.plan.steptime import Load, Time, step_time
+from jaxlm.text import tokenizer as tokenizers
+from jaxlm.training.assemble import check_batch
+from jaxlm.training.building import build
+from jaxlm.training.facts import facts, keys_seen, multiplying
+from jaxlm.training.objective import check_fits
+from jaxlm.training.state import inherit
+
+Sizes = dict[str, int]
+"""Devices by mesh axis."""
+STEPS = 1000
+"""Of a run whose configuration says epochs: its data is not read."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run trains, as shapes: the same on every mesh."""
+
+    config: RunConfig
+    spec: ModelSpec
+    params: Params
+    opt_state: optax.OptState
+    mask: Mask
+
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Of each array of a batch, its columns."""
+        return columns(self.config, self.spec)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Parameters and FLOPs per token."""
+        live, frozen = tree.partition(self.params, self.mask)
+        return facts(live, frozen, self.spec, self.columns)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A model on a mesh of a machine."""
+
+    model: Model
+    machine: Machine
+    sizes: Sizes
+    step: Step
+    use: Use
+    load: Load
+
+    @property
+    def tokens(self) -> int:
+        """Of one step, over all devices."""
+        per_row = self.model.columns["tokens"] + self.model.columns.get("source", 0)
+        return self.step.batch * per_row
+
+    @cached_property
+    def time(self) -> Time | None:
+        """Of one step; None where the device's speed is not known."""
+        return step_time(self.load, self.machine)
+
+    @property
+    def limit(self) -> float | None:
+        """Bytes that a program can have of a device."""
+        memory = self.machine.device.memory
+        share = float(MEMORY) if self.machine.device.platform == "gpu" else 1.0
+        return memory and share * memory
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the estimate is within the device's memory; None where that is not known."""
+        return None if self.limit is None else self.use.total <= self.limit
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """With the architecture of `init` and every field of the model filled; no data is read.
+
+    Raises ConfigError where the vocabulary is the tokenizer's, and the tokenizer is not here.
+    """
+    config = inherit(config)
+    check_fits(config.objective.type, config.model)
+    vocab = config.model.vocab
+    if not vocab and config.tokenizer.path:
+        vocab = tokenizers.load(local(config.tokenizer.path)).vocab
+    spec = config.model.filled(vocab=vocab or config.tokenizer.vocab, max_length=config.length)
+    return config.model_copy(update={"model": spec})
+
+
+def model(config: RunConfig, platform: str) -> Model:
+    """The shapes of a resolved configuration, in the types that it has on a platform."""
+    one = Layout(abstract_mesh({}, 1))
+    with compiling_for(platform):
+        built = build(config, config.model, one, steps=config.steps or STEPS, tokenizer=None)
+    return Model(config, config.model, built.params, built.opt_state, built.mask)
+
+
+def sketch(model: Model, machine: Machine, config: RunConfig | None = None) -> Sketch:
+    """The model on the mesh of `config`, its own by default: one that differs from it in mesh,
+    batch, microbatches, length, remat or attention alone.
+
+    Raises ConfigError for what does not divide.
+    """
+    config = config or model.config
+    given = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
+    layout = Layout(abstract_mesh(given, machine.count))
+    sizes = dict(layout.mesh.shape)
+    if sizes["data"] % machine.slices:
+        fits = sizes["data"] * machine.slices
+        what = f"{machine.slices} slices hold a copy of the model each; use mesh.data={fits}"
+        raise ConfigError("mesh.data", f"{sizes['data']}: {what}")
+    check_divides(config.model, layout)
+    check_batch(config.batch, config.microbatches, layout.size("batch"))
+    spec = config.model
+    cells = columns(config, spec)
+    with compiling_for(machine.device.platform):
+        step = Step(
+            spec=spec,
+            batch=config.batch,
+            length=config.length,
+            tokens=cells["tokens"],
+            source=cells.get("source"),
+            scored=cells.get("targets", 0),
+            microbatches=config.microbatches,
+            data=sizes["data"],
+            fsdp=sizes["fsdp"],
+            tensor=sizes["tensor"],
+            compute_dtype=compute_dtype(config.compute_dtype),
+            chunk_bytes=chunk_bytes(),
+        )
+    placed = layout.placed(model.params, AXES), layout.placed(model.opt_state, AXES)
+    use = estimate(step, *placed, model.mask)
+    load = _load(replace(model, config=config, spec=spec), step, machine)
+    return Sketch(replace(model, config=config, spec=spec), machine, sizes, step, use, load)
+
+
+def columns(config: RunConfig, spec: ModelSpec) -> dict[str, int]:
+    """Of each array of a batch, its columns: rows full of `length` tokens."""
+    length, objective = config.length, config.objective
+    pair = spec.structure == "encoder-decoder"
+    target = length // 2 if pair and objective.type in SENTINELS else length  # about so long
+    names = "tokens", "segments", "positions", *(["types"] if spec.embedding.types else [])
+    found: dict[str, int] = dict.fromkeys(names, target)
+    if pair:
+        found |= dict.fromkeys(("source", "source_segments", "source_positions"), length)
+    scored = target
+    if isinstance(objective, Mlm):
+        scored = found["at"] = max(1, round(objective.rate * length))
+    elif spec.head.labels and spec.head.pool != "none":
+        scored = 1
+    if not isinstance(objective, Contrastive):
+        found |= {"targets": scored, "weights": scored}
+    return found
+
+
+def _load(model: Model, step: Step, machine: Machine) -> Load:
+    spec, found = model.spec, model.facts
+    length = model.columns["tokens"]
+    share = model.columns.get("source", 0) / length or 1.0
+    seen = keys_seen(spec, length, share)
+    depth = {"decoder": spec.layers, "encoder": spec.encoder.layers or spec.layers}
+    looked = sum(seen[stack] * depth[stack] for stack in seen)
+    pair = spec.structure == "encoder-decoder"
+    attention = 12 * looked * spec.heads * spec.head_dim / ((1 + share) if pair else 1)
+    attention = min(attention, found["flops_per_token"])
+    leaves = tree.flatten(model.params)
+    again = {n: leaf for n, leaf in leaves.items() if "blocks/" in n and "/down/" not in n}
+    repeats = multiplying(tree.unflatten(again), spec, source=1.0, head=0.0)
+    per_row = length + model.columns.get("source", 0)
+    sharded = found["parameters"]
+    return Load(
+        tokens=step.batch * per_row / machine.count,
+        layers=spec.layers + (spec.encoder.layers if pair else 0),
+        embed=spec.embed,
+        mlp=spec.mlp * (spec.experts.chosen if spec.experts.count else 1),
+        product_flops=found["flops_per_token"] - attention,
+        again_flops=2.0 * repeats if spec.remat == "full" else 0.0,
+        attention_flops=attention,
+        attention_again=spec.remat == "full",
+        parameters=sharded,
+        trained=found["trained"],
+        remat=spec.remat,
+        microbatches=step.microbatches,
+        data=step.data,
+        fsdp=step.fsdp,
+        tensor=step.tensor,
+        gathered=np.dtype(step.compute_dtype).itemsize,
+    )

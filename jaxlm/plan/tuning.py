@@ -1,0 +1,67 @@
+"""Against pretraining: what adapters of the same model would need."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jaxlm.core.errors import ConfigError
+from jaxlm.plan.devices import Machine
+from jaxlm.plan.meshes import changed, of_count, ranked
+from jaxlm.plan.sketch import Sketch, model, sketch
+
+RANK = 16
+WAYS: dict[str, tuple[str, ...]] = {
+    "LoRA": (f"lora.rank={RANK}", "lora.targets=[all-linear]", "param_dtype=bfloat16"),
+    "QLoRA": (f"lora.rank={RANK}", "lora.targets=[all-linear]", "frozen_dtype=nf4"),
+}
+"""As the presets lora and qlora."""
+ROWS = 8
+"""Of an update."""
+
+
+class Tuned(NamedTuple):
+    """One way, on so few of the devices as hold it, or on all where they do not."""
+
+    name: str
+    trained: int
+    sketch: Sketch
+    overrides: tuple[str, ...]
+
+
+def alternatives(given: Sketch) -> list[Tuned]:
+    """LoRA and QLoRA of the model on the fewest devices of its machine's kind; empty for a run
+    that trains adapters already.
+    """
+    config = given.model.config
+    if config.lora.rank or config.objective.type not in ("clm", "sft"):
+        return []
+    found = []
+    for name, words in WAYS.items():
+        plain = ("mesh.data=1", "mesh.fsdp=-1", "mesh.tensor=1", "microbatches=1")
+        asked = changed(config, (*words, *plain, "batch=8"))
+        shapes = model(asked, given.machine.device.platform)
+        best: Tuned | None = None
+        for machine in _few(given):
+            try:
+                here = sketch(shapes, machine, changed(asked, (f"batch={_batch(machine.count)}",)))
+            except ConfigError:
+                continue
+            option = ranked(here, 1)
+            if option:
+                best = Tuned(name, shapes.facts["trained"], option[0].sketch, option[0].overrides)
+                if option[0].sketch.fits:
+                    break
+        if best:
+            found.append(best)
+    return found
+
+
+def _batch(count: int) -> int:
+    return -(-ROWS // count) * count
+
+
+def _few(given: Sketch) -> Iterator[Machine]:
+    """One device, then twice as many, up to the machine."""
+    for count in (2**i for i in range((given.machine.count - 1).bit_length())):
+        if found := of_count(given.machine.device, count):
+            yield found
+    yield given.machine

@@ -1,0 +1,67 @@
+"""The real step compiled for TPUs that are not here; needs libtpu, which needs no TPU."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from jaxlm.config.load import load
+from jaxlm.core.errors import ConfigError
+from jaxlm.plan import ahead
+from jaxlm.plan.devices import Machine, machine
+from jaxlm.plan.sketch import model, resolved, sketch
+
+pytestmark = pytest.mark.peers
+libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs jaxlm[tpu]")
+
+SMALL = [
+    *("model.layers=2", "model.embed=512", "model.heads=4", "model.kv_heads=4"),
+    *("model.mlp=512", "model.vocab=512", "length=128", "batch=4"),
+]
+
+
+def compiled(*words):
+    found = sketch(model(resolved(load("llama3_8b", [*SMALL, *words])), "tpu"), machine("v5e:2x2"))
+    return found, ahead.compiled(found)
+
+
+@libtpu
+@pytest.mark.parametrize(
+    ("mesh", "kinds"),
+    [
+        (["mesh.data=4", "mesh.fsdp=1"], {"all-reduce"}),
+        (["mesh.fsdp=4"], {"all-gather", "ring"}),
+        (["mesh.fsdp=1", "mesh.tensor=4"], {"all-reduce"}),
+    ],
+    ids=["data", "fsdp", "tensor"],
+)
+def test_the_collectives_are_those_that_the_mesh_calls_for(mesh, kinds):
+    found, said = compiled(*mesh)
+    assert said.kernels >= 3  # splash attention: forward, dq, dkv
+    assert said.collectives.keys() & kinds
+    if mesh[0] == "mesh.data=4":  # each gradient is reduced, and nothing gathered
+        whole = found.model.facts["trained"] * 2
+        assert "all-gather" not in said.collectives and "ring" not in said.collectives
+        assert said.collectives["all-reduce"].bytes > whole
+    if mesh[-1] == "mesh.tensor=4":  # activations: two each way in each layer, once more in remat
+        assert said.collectives["all-reduce"].count >= 8
+    assert found.use.total / 2 < said.peak < 2 * found.use.total
+
+
+@libtpu
+def test_a_step_that_does_not_fit_is_said_by_the_compiler():
+    from jaxlm.core.errors import OutOfMemoryError
+
+    with pytest.raises(OutOfMemoryError, match="HBM"):
+        compiled("model.mlp=65536", "model.layers=48", "model.vocab=128256", "mesh.fsdp=4")
+
+
+@libtpu
+def test_a_topology_that_libtpu_does_not_know_is_refused():
+    with pytest.raises(ConfigError, match="v5e:3x3"):
+        ahead.topology(Machine(machine("v5e:2x2").device, (3, 3)))
+
+
+def test_without_libtpu_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(ahead, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="jaxlm\\[tpu\\]"):
+        ahead.topology(machine("v5e:2x2"))

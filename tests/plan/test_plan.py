@@ -1,0 +1,140 @@
+"""`jaxlm plan`: what it says fits together, and what it proposes can be run."""
+
+import json
+from dataclasses import replace
+
+import jax
+import pytest
+
+from jaxlm import cli
+from jaxlm.config.load import load
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.mesh import AXES, Layout, make_mesh
+from jaxlm.models.axes import AXES as TABLE
+from jaxlm.plan import cost, meshes, page
+from jaxlm.plan.devices import machine
+from jaxlm.plan.memory import estimate
+from jaxlm.plan.sketch import model, resolved, sketch
+from jaxlm.plan.tuning import alternatives
+from jaxlm.training.building import build
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return model(resolved(load("llama3_8b")), "tpu")
+
+
+@pytest.fixture(scope="module")
+def large():
+    return model(resolved(load("llama3_70b", ["mesh.tensor=1", "microbatches=1"])), "gpu")
+
+
+def test_bytes_of_a_device_are_those_of_a_real_mesh():
+    words = ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "lora.rank=4"]
+    config = resolved(load("quickstart", words))
+    planned = sketch(model(config, "cpu"), machine("cpu:8"))
+    layout = Layout(make_mesh({axis: getattr(config.mesh, axis) for axis in AXES}))
+    built = build(config, config.model, layout, steps=10, tokenizer=None)
+    assert planned.use == estimate(planned.step, built.params, built.opt_state, built.mask)
+    real = jax.tree.map(lambda s: s.sharding.shard_shape(s.shape), built.params)
+    small = Layout(make_mesh({}, jax.devices()[:1])).placed(built.params, TABLE)
+    assert jax.tree.leaves(real) != [leaf.shape for leaf in jax.tree.leaves(small)]
+
+
+def test_a_run_that_fits_is_planned_whole(llama):
+    found = sketch(llama, machine("v5e:4x4"))
+    assert found.fits and found.sizes == {**dict.fromkeys(AXES, 1), "fsdp": 16}
+    assert found.model.facts["parameters"] == 8_030_261_248
+    speed, whole = cost.rate(found), cost.total(found)
+    assert found.tokens == 16 * 8192 and whole.tokens == 100_000 * found.tokens
+    assert speed.tokens_per_second * 16 * speed.seconds == pytest.approx(found.tokens)
+    assert 0.2 < speed.mfu_causal < speed.mfu_full < 0.8
+    assert whole.dollars == pytest.approx(whole.days * 24 * 16 * 1.2)
+    assert whole.kilowatt_hours is None  # nobody published what a v5e draws
+
+
+@pytest.mark.parametrize("words", [[], ["batch=64"], ["batch=64", "model.remat=none"]])
+def test_what_makes_it_fit_can_be_run(words):
+    given = ["length=4096", *words]
+    found = sketch(model(resolved(load("llama3_8b", given)), "gpu"), machine("h100:2"))
+    assert not found.fits
+    for option in meshes.nearest(found):
+        config = resolved(load("llama3_8b", [*given, *option.overrides]))
+        again = sketch(model(config, "gpu"), machine("h100:2"))
+        assert again.fits and again.use == option.sketch.use
+
+
+def test_where_no_key_helps_more_devices_do(large):
+    found = sketch(large, machine("h100:8"))
+    assert not found.fits and not meshes.nearest(found)
+    more = meshes.larger(found)
+    assert more.sketch.fits and more.sketch.machine.count > 8
+
+
+def test_meshes_are_legal_and_ranked(llama):
+    config = llama.config.model_copy(update={"batch": 64})
+    found = meshes.ranked(sketch(replace(llama, config=config), machine("v5p:2x4x4")), most=99)
+    seconds = [option.sketch.time.total for option in found]
+    assert seconds == sorted(seconds) and all(option.sketch.fits for option in found)
+    for option in found:
+        sizes = option.sketch.sizes
+        assert 32 % sizes["tensor"] == 0 and 64 % (sizes["data"] * sizes["fsdp"]) == 0
+        assert sizes["data"] * sizes["fsdp"] * sizes["tensor"] == 32
+        load("llama3_8b", ["batch=64", *option.overrides])
+
+
+def test_tensor_splits_what_it_can_and_costs_the_network(llama):
+    config = llama.config.model_copy(update={"batch": 32})
+    narrow = sketch(llama, machine("h100:16"), config)
+    mesh = llama.config.mesh.model_copy(update={"tensor": 8})
+    wide = sketch(llama, machine("h100:16"), config.model_copy(update={"mesh": mesh}))
+    assert wide.use.loss < narrow.use.loss and wide.use.collectives < narrow.use.collectives
+    assert wide.time.communication["tensor"] > narrow.time.communication["tensor"] == 0
+
+
+def test_adapters_need_fewer_devices(large):
+    found = sketch(large, machine("h100:32"))
+    lora, qlora = alternatives(found)
+    assert qlora.sketch.machine.count <= lora.sketch.machine.count < 32
+    assert lora.sketch.fits and qlora.sketch.fits
+    assert lora.trained == qlora.trained < 0.01 * large.facts["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("words", "device", "said"),
+    [
+        (["mesh.tensor=3"], "h100:9", "hosts have 8 each; use h100:8 or h100:16"),
+        (["mesh.tensor=64"], "h100:64", "model.heads=32 does not split over 64"),
+        (["batch=20"], "v5e:4x4", "use 16 or 32"),
+        (["mesh.fsdp=3"], "v5e:4x4", "does not give the 16 devices"),
+        ([], "v5e:4x4*3", "use mesh.data=3"),
+        ([], "v7:8", "known are h200:8"),
+    ],
+)
+def test_what_cannot_be_is_one_line(llama, words, device, said):
+    with pytest.raises(ConfigError, match=said) as found:
+        sketch(llama, machine(device), resolved(load("llama3_8b", words)))
+    assert found.value.code == 2
+
+
+def test_the_command_says_the_convention_and_prints_json(capsys):
+    assert cli.run(["plan", "llama3_8b", "--device", "h200:8", "steps=1000"]) == 0
+    said = capsys.readouterr().out
+    for words in ("parameters", "fits", "6N + 6LTd", "6N + 12LTd", "meshes", "QLoRA", "kWh", "$"):
+        assert words in said
+    assert cli.run(["plan", "llama3_8b", "--device", "h200:8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["memory"]["fits"] and found["run"]["steps"] == 100_000
+    assert page.text(found) and found["price"]["date"]
+    assert cli.run(["plan", "llama3_8b", "--device", "h200:12"]) == 2
+    assert cli.run(["plan", "llama3_8b", "--device", "h200:8", "--compile"]) == 2
+    assert "h200 is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["mlm", "span_corruption", "quickstart", "gpt2_124m"])
+def test_every_structure_is_planned(preset):
+    words = ["tokenizer.path=null", "tokenizer.type=bpe"] if preset == "gpt2_124m" else []
+    found = sketch(model(resolved(load(preset, words)), "gpu"), machine("h100:2"))
+    assert found.fits and cost.rate(found).seconds > 0 and cost.total(found).tokens > 0
