@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jaxlm
@@ -40,13 +41,18 @@ Record = dict[str, Any]
 
 
 def record(
-    digests: Mapping[str, str], *, mesh: Mapping[str, int], model: Mapping[str, float | str | None]
+    digests: Mapping[str, str],
+    *,
+    mesh: Mapping[str, int],
+    model: Mapping[str, float | str | None],
+    planned: Mapping[str, float] = MappingProxyType({}),
 ) -> Record:
     """The facts of this start.
 
     digests: such as `config` (of the keys that must not change), `tokenizer` and `data`, in hex.
     mesh: size of each axis. model: what is worth showing, such as `parameters`, `trained`,
-    `flops_per_token`, `flops_formula` and `peak_flops`.
+    `flops_per_token`, `flops_formula` and `peak_flops`. planned: what the planner says of a step,
+    `step_seconds` and `memory_bytes` of a device, where it knows the devices.
     """
     import jax  # here, because the report reads records on machines without it
 
@@ -64,6 +70,7 @@ def record(
         "code": code_state(),
         "digests": dict(digests),
         "model": dict(model),
+        "planned": dict(planned),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 

@@ -13,6 +13,7 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -124,6 +125,7 @@ def _facts(
         ("most memory", words.size(max(memory)) if memory else "-"),
         ("steps skipped", f"{skipped[-1]:.0f}" if skipped else "0"),
     ]
+    facts += _planned(rows, past.get("planned", {}))
     if devices:
         facts += [
             (
@@ -137,6 +139,27 @@ def _facts(
     for part in ("model", "code", "digests", "environment"):
         facts += [(f"{part}: {key}", _text(value)) for key, value in past.get(part, {}).items()]
     return facts
+
+
+def _planned(rows: Sequence[Row], planned: dict[str, float]) -> list[tuple[str, str]]:
+    """What the planner said of a step, and what it was."""
+    memory = [value for _, value in _finite(rows, "memory_bytes")]
+    measured = {"step_seconds": _step_seconds(rows), "memory_bytes": max(memory, default=None)}
+    names = {"step_seconds": "time of a step", "memory_bytes": "memory of a device"}
+    facts = []
+    for key, said in planned.items():
+        shown = (lambda x: f"{x:.3g} s") if key == "step_seconds" else words.size
+        found = measured[key]
+        was = f"measured {shown(found)} ({found / said - 1:+.0%})" if found else "not measured"
+        facts.append((names[key], f"planned {shown(said)}, {was}"))
+    return facts
+
+
+def _step_seconds(rows: Sequence[Row]) -> float | None:
+    """The median, without data and checkpoints; the first row of all pays for the start."""
+    known = _finite(rows, "compute_seconds")
+    each = [s / (step - last) for (last, _), (step, s) in pairwise(known) if step > last]
+    return statistics.median(each) if each else None
 
 
 def _text(value: Any) -> str:

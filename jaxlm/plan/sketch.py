@@ -3,6 +3,7 @@
 What does not depend on the mesh is made once (`Model`), so that many meshes can be tried.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -50,11 +51,13 @@ class Model:
     params: Params
     opt_state: optax.OptState
     mask: Mask
+    cells: Mapping[str, int] | None = None
+    """Of each array of a batch its columns, where the data is known."""
 
     @cached_property
-    def columns(self) -> dict[str, int]:
+    def columns(self) -> Mapping[str, int]:
         """Of each array of a batch, its columns."""
-        return columns(self.config, self.spec)
+        return self.cells or columns(self.config, self.spec)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -155,7 +158,7 @@ def sketch(model: Model, machine: Machine, config: RunConfig | None = None) -> S
         )
     placed = layout.placed(model.params, AXES), layout.placed(model.opt_state, AXES)
     use = estimate(step, *placed, model.mask)
-    load = _load(replace(model, config=config, spec=spec), step, machine)
+    load = load_of(replace(model, config=config, spec=spec), step, machine.count)
     return Sketch(replace(model, config=config, spec=spec), machine, sizes, step, use, load)
 
 
@@ -178,7 +181,8 @@ def columns(config: RunConfig, spec: ModelSpec) -> dict[str, int]:
     return found
 
 
-def _load(model: Model, step: Step, machine: Machine) -> Load:
+def load_of(model: Model, step: Step, devices: int) -> Load:
+    """What each of so many devices does in a step."""
     spec, found = model.spec, model.facts
     length = model.columns["tokens"]
     share = model.columns.get("source", 0) / length or 1.0
@@ -194,7 +198,7 @@ def _load(model: Model, step: Step, machine: Machine) -> Load:
     per_row = length + model.columns.get("source", 0)
     sharded = found["parameters"]
     return Load(
-        tokens=step.batch * per_row / machine.count,
+        tokens=step.batch * per_row / devices,
         layers=spec.layers + (spec.encoder.layers if pair else 0),
         embed=spec.embed,
         mlp=spec.mlp * (spec.experts.chosen if spec.experts.count else 1),

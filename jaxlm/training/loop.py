@@ -36,6 +36,7 @@ from jaxlm.training.classifier import headed
 from jaxlm.training.evaluate import place
 from jaxlm.training.joining import join
 from jaxlm.training.labels import counted
+from jaxlm.training.planned import planned
 from jaxlm.training.schedule import unfinished
 from jaxlm.training.shortage import check_fits, out_of_memory
 from jaxlm.training.signals import Signals
@@ -352,7 +353,8 @@ class Loop:
             "tokenizer": run.tokenizer.digest,
             "data": run.data.digest,
         }
-        facts = record.record(digests, mesh=dict(run.layout.mesh.shape), model=run.facts)
+        mesh = dict(run.layout.mesh.shape)
+        facts = record.record(digests, mesh=mesh, model=run.facts, planned=planned(run))
         started: list[trackers.Tracker] = []
 
         def begin() -> None:

@@ -20,7 +20,7 @@ def check_fits(run: Run, voice: Progress) -> None:
     The estimate may be off by half, so only twice what there is counts. A CPU has the machine's
     memory, and a system that runs out of it kills the process without a word.
     """
-    step, use = _estimated(run)
+    step, use = estimated(run)
     limit = memory.byte_limit() or memory.host_bytes()
     rows = 4 * step.batch * sum(run.data.columns.values())  # of a batch on the host; two are ahead
     if use.total > 2 * limit or 3 * rows > limit:
@@ -33,7 +33,7 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
     compiled: the step as jax.stages.Compiled, where it came that far.
     """
     config = run.config
-    step, use = _estimated(run)
+    step, use = estimated(run)
     advice = overrides(
         step,
         use,
@@ -49,7 +49,8 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
     return OutOfMemoryError("memory", f"the step does not fit on the device; try {keys}")
 
 
-def _estimated(run: Run) -> tuple[Step, Use]:
+def estimated(run: Run) -> tuple[Step, Use]:
+    """The step of a run as the estimate sees it, and the bytes of one device."""
     config, layout = run.config, run.layout
     params = shapes(config, run.spec, layout)
     live, _ = tree.partition(params, run.keeper.mask)

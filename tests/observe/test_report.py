@@ -144,3 +144,12 @@ def test_a_browser_draws_the_curves_and_has_nothing_to_complain_of(run, tmp_path
     pressed = re.findall(r'<button id="([^"]+)" aria-pressed="true">', done.stdout)
     assert pressed == [name for name in shown.strip("#").split(",") if name]
     assert "CONSOLE" not in done.stderr
+
+
+def test_what_was_planned_stands_beside_what_was_measured():
+    planned = {"step_seconds": 1.2, "memory_bytes": 2e9}
+    said = page("run", list(rows(range(10, 60, 10))), {"planned": planned}, "")
+    assert "planned 1.2 s, measured 1.5 s (+25%)" in said
+    assert "planned 2.00 GB, measured 1.00 GB (-50%)" in said
+    assert "planned 1.2 s, not measured" in page("run", [], {"planned": planned}, "")
+    assert "planned" not in page("run", [], {}, "")
