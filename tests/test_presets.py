@@ -57,7 +57,11 @@ def test_the_quickstart_has_a_second_half(tmp_path):
     assert len(said) == 4 and "general loss" in out + err
 
 
-@pytest.mark.parametrize("name", [name for name, device in DEVICE.items() if device != "cpu"])
+HERE = [name for name, device in DEVICE.items() if device != "cpu" and "llama3_" not in name]
+"""Those of Llama 3 are planned in tests/plan, and compiled for TPUs by tools/plan_tables.py."""
+
+
+@pytest.mark.parametrize("name", HERE)
 def test_a_preset_for_an_accelerator_compiles_for_eight_devices(name):
     config = load(name)
     spec = config.model.filled(vocab=config.model.vocab, max_length=config.length)

@@ -73,6 +73,15 @@ def test_where_no_key_helps_more_devices_do(large):
     assert more.sketch.fits and more.sketch.machine.count > 8
 
 
+@pytest.mark.parametrize(
+    ("preset", "device"),
+    [("llama3_8b", "v5e:4x4"), ("llama3_70b", "v5p:8x8x8"), ("llama3_405b", "v5p:16x16x16")],
+)
+def test_what_the_presets_of_llama_3_name_holds_them(preset, device):
+    found = sketch(model(resolved(load(preset)), "tpu"), machine(device))
+    assert found.fits and found.model.spec.embed / found.sizes["fsdp"] >= meshes.LEAST_ROWS
+
+
 def test_meshes_are_legal_and_ranked(llama):
     config = llama.config.model_copy(update={"batch": 64})
     found = meshes.ranked(sketch(replace(llama, config=config), machine("v5p:2x4x4")), most=99)
