@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.config.objectives import Classification
+from jaxlm.core import compiler
 from jaxlm.core.errors import ConfigError, OutOfMemoryError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
@@ -64,7 +65,8 @@ def compiled(sketch: Sketch) -> Ahead:
     devices = topology(sketch.machine)
     jax.config.update("jax_enable_compilation_cache", False)  # what is measured is compiled
     with compiling_for("tpu"):
-        layout = Layout(make_mesh({a: getattr(config.mesh, a) for a in MESH_AXES}, devices))
+        sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
+        layout = Layout(make_mesh(sizes, slices=_slices(devices)))
         steps = config.steps or STEPS
         built = build(config, spec, layout, steps=steps, tokenizer=None)
         whole = layout.sharding(())
@@ -73,7 +75,8 @@ def compiled(sketch: Sketch) -> Ahead:
         key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=whole)
         begun = time.monotonic()
         try:
-            found = compile_step(built.step, state, _batch(sketch, layout), key)  # pyright: ignore
+            given = built.step, state, _batch(sketch, layout), key
+            found = _compile(given, _options(devices))
         except Exception as error:
             if is_out_of_memory(error):
                 said = str(error).splitlines()[0].partition(": ")[2]
@@ -107,6 +110,29 @@ def topology(machine: Machine) -> Sequence[Any]:
         what = f"{machine} has {len(found.devices)} devices for jax, not {machine.count}"
         raise ConfigError("--device", f"{what}; plan it without --compile")
     return found.devices
+
+
+def _compile(given: Any, options: dict[str, Any]) -> jax.stages.Compiled:
+    """With the options; without them where this libtpu does not know all."""
+    try:
+        return compile_step(*given, options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "compile option" not in str(error):
+            raise
+        return compile_step(*given)
+
+
+def _slices(devices: Sequence[Any]) -> list[list[Any]]:
+    own = [getattr(device, "slice_index", 0) for device in devices]
+    return [[d for d, at in zip(devices, own, strict=True) if at == one] for one in sorted({*own})]
+
+
+def _options(devices: Sequence[Any]) -> dict[str, Any]:
+    """The compiler's, as a run on several TPUs has them."""
+    kind, found = devices[0].device_kind, {}
+    for where, part, options in compiler.TABLE if len(devices) > 1 else ():
+        found |= options if where == "tpu" and part in kind else {}
+    return found
 
 
 def _batch(sketch: Sketch, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:

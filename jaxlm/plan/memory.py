@@ -311,7 +311,7 @@ def _gathered(step: Step, leaves: dict[str, Any]) -> tuple[int, int]:
     """Of what fsdp shards: a layer in the computing type, twice, one being used while the next
     comes; and the head.
     """
-    if step.fsdp == 1:
+    if step.fsdp * step.expert == 1:
         return 0, 0
     itemsize, depth = jnp.dtype(step.compute_dtype).itemsize, step.spec.layers
     blocks = [(name, leaf) for name, leaf in leaves.items() if "blocks/" in name]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxlm.config.reader import read_value
 from jaxlm.config.schema import RunConfig
 from jaxlm.core.errors import ConfigError
+from jaxlm.models.spec import ModelSpec
 from jaxlm.plan.devices import Device, Machine, toruses
 from jaxlm.plan.devices import machine as parse
 from jaxlm.plan.sketch import Model, Sketch, model, sketch
@@ -32,7 +33,7 @@ def ranked(given: Sketch, most: int = 5) -> list[Option]:
     that are fastest among what fits; where nothing fits, those that lack least.
     """
     found: list[Option] = []
-    for sizes in meshes(given.machine, given.model.spec.embed):
+    for sizes in meshes(given.machine, given.model.spec):
         options = [option for option in _ways(given, sizes) if option]
         if fitting := [option for option in options if option.sketch.fits is not False]:
             found.append(min(fitting, key=_seconds))
@@ -44,16 +45,20 @@ def ranked(given: Sketch, most: int = 5) -> list[Option]:
     return sorted(found, key=lambda option: option.sketch.use.total)[:most]
 
 
-def meshes(machine: Machine, embed: int) -> Iterator[dict[str, int]]:
-    """data x fsdp x tensor over all devices; tensor within the fast network, slices in data."""
-    most = embed // LEAST_ROWS if machine.device.torus else machine.count
+def meshes(machine: Machine, spec: ModelSpec) -> Iterator[dict[str, int]]:
+    """data x fsdp x expert x tensor over all devices; tensor within the fast network, slices in
+    data, and no more expert than experts.
+    """
+    most = spec.embed // LEAST_ROWS if machine.device.torus else machine.count
     count = machine.count
     for tensor in _divisors(count):
         if tensor <= min(machine.domain, 64):
             for data in _divisors(count // tensor):
                 fsdp = count // tensor // data
                 if data % machine.slices == 0 and fsdp <= max(1, most):
-                    yield {"data": data, "fsdp": fsdp, "tensor": tensor}
+                    for expert in _divisors(math.gcd(fsdp, spec.experts.count or 1)):
+                        each = {"fsdp": fsdp // expert, "expert": expert}
+                        yield {"data": data, **each, "tensor": tensor}
 
 
 def nearest(given: Sketch) -> list[Option]:
@@ -64,7 +69,7 @@ def nearest(given: Sketch) -> list[Option]:
     """
     config, machine, tried = given.model.config, given.machine, given.model
     same = [*_parts(config), *_remat(config)]
-    mesh = [_mesh_words(sizes) for sizes in meshes(machine, config.model.embed)]
+    mesh = [_mesh_words(sizes) for sizes in meshes(machine, config.model)]
     rounds: list[list[tuple[str, ...]]] = [
         [(word,) for word in same],
         mesh,
@@ -93,7 +98,7 @@ def _seconds(option: Option) -> float:
 def _ways(given: Sketch, sizes: dict[str, int]) -> Iterator[Option | None]:
     """A mesh with each remat and the fewest microbatches with which it fits."""
     config = given.model.config
-    rows = config.batch // (sizes["data"] * sizes["fsdp"])
+    rows = config.batch // (sizes["data"] * sizes["fsdp"] * sizes["expert"])
     parts = [n for n in (2**i for i in range(7)) if n <= min(rows, MOST_PARTS)]
     for remat in REMAT:
         last = None
@@ -115,7 +120,8 @@ def _changed(tried: Model, machine: Machine, words: tuple[str, ...]) -> Option |
 
 
 def _mesh_words(sizes: dict[str, int]) -> tuple[str, ...]:
-    return tuple(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    kept = {axis: size for axis, size in sizes.items() if axis != "expert" or size > 1}
+    return tuple(f"mesh.{axis}={size}" for axis, size in kept.items())
 
 
 def _parts(config: RunConfig) -> list[str]:

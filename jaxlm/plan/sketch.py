@@ -152,6 +152,7 @@ def sketch(model: Model, machine: Machine, config: RunConfig | None = None) -> S
             microbatches=config.microbatches,
             data=sizes["data"],
             fsdp=sizes["fsdp"],
+            expert=sizes["expert"],
             tensor=sizes["tensor"],
             compute_dtype=compute_dtype(config.compute_dtype),
             chunk_bytes=chunk_bytes(),
@@ -211,7 +212,7 @@ def load_of(model: Model, step: Step, devices: int) -> Load:
         remat=spec.remat,
         microbatches=step.microbatches,
         data=step.data,
-        fsdp=step.fsdp,
+        fsdp=step.fsdp * step.expert,  # of all but experts it is as fsdp
         tensor=step.tensor,
         gathered=np.dtype(step.compute_dtype).itemsize,
     )

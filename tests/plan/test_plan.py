@@ -90,7 +90,7 @@ def test_meshes_are_legal_and_ranked(llama):
     for option in found:
         sizes = option.sketch.sizes
         assert 32 % sizes["tensor"] == 0 and 64 % (sizes["data"] * sizes["fsdp"]) == 0
-        assert sizes["data"] * sizes["fsdp"] * sizes["tensor"] == 32
+        assert sizes["data"] * sizes["fsdp"] * sizes["tensor"] == 32 and sizes["expert"] == 1
         load("llama3_8b", ["batch=64", *option.overrides])
 
 
