@@ -59,12 +59,14 @@ def plan(sketch: Sketch, ahead: Ahead | None = None) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     """A plan in lines."""
-    mesh = " x ".join(f"{axis}={n}" for axis, n in found["mesh"].items())
+    axes = [f"{axis}={n}" for axis, n in found["mesh"].items() if n > 1]
+    mesh = " x ".join(axes) or "one copy"
+    many = "device" if found["devices"] == 1 else "devices"
     model = found["model"]
     part = model["trained"] < model["parameters"]
     trained = f"{count(model['trained'])} of them trained" if part else "all trained"
     lines = [
-        f"{found['device']}: {found['devices']:,} devices, {mesh}",
+        f"{found['device']}: {found['devices']:,} {many}, {mesh}",
         f"{count(model['parameters'])} parameters, {trained}; "
         f"{count(found['tokens_per_step'])} tokens a step",
         "",

@@ -18,6 +18,7 @@ from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, abstract_mesh
 from jaxlm.core.platform import MEMORY, compiling_for
+from jaxlm.core.sizes import check_batch
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype
@@ -30,7 +31,6 @@ from jaxlm.plan.devices import Machine
 from jaxlm.plan.memory import Step, Use, estimate
 from jaxlm.plan.steptime import Load, Time, step_time
 from jaxlm.text import tokenizer as tokenizers
-from jaxlm.training.assemble import check_batch
 from jaxlm.training.building import build
 from jaxlm.training.facts import facts, keys_seen, multiplying
 from jaxlm.training.objective import check_fits

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxlm.checkpoint.commit import Checkpoints
 from jaxlm.config.schema import RunConfig
@@ -119,6 +120,7 @@ def lay_out(config: RunConfig, voice: Progress) -> Layout:
 
 def compiled_with(layout: Layout, voice: Progress) -> dict[str, Any]:
     """The compiler's options for several devices, which are said."""
+    assert isinstance(layout.mesh, Mesh)  # of a run, whose devices are here
     chosen = compiler.choose(list(layout.mesh.devices.flat))
     if line := chosen.line():
         voice.say(line)
