@@ -115,16 +115,3 @@ def weights(words: list[str]) -> dict[str, float]:
             raise ConfigError("--adapter", f"{name} is there twice; name it once")
         found[name] = 1.0 if number is None else number
     return found
-
-
-def split(arguments: list[str] | None) -> tuple[str | None, list[str]]:
-    """The configuration and the overrides on a command line."""
-    given = arguments or []
-    file = given[0] if given and "=" not in given[0] else None
-    overrides = given[1:] if file else given
-    for word in overrides:
-        if "=" not in word:
-            raise ConfigError(
-                "command line", f"{word!r} is not KEY=VALUE; one CONFIG comes first, then keys"
-            )
-    return file, overrides

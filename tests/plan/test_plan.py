@@ -117,7 +117,7 @@ def test_adapters_need_fewer_devices(large):
         (["mesh.tensor=3"], "h100:9", "hosts have 8 each; use h100:8 or h100:16"),
         (["mesh.tensor=64"], "h100:64", "model.heads=32 does not split over 64"),
         (["batch=20"], "v5e:4x4", "use 16 or 32"),
-        (["mesh.fsdp=3"], "v5e:4x4", "does not give the 16 devices"),
+        (["mesh.fsdp=3"], "v5e:4x4", "does not give 16 devices"),
         ([], "v5e:4x4*3", "use mesh.data=3"),
         ([], "v7:8", "known are h200:8"),
     ],
