@@ -285,6 +285,23 @@ CASES: dict[str, Case] = {
         ),
         function="trainer",
     ),
+    "weak-scaling": FigureCase(
+        "the network's part of a step over simulated hosts with slow links, beside the planner's",
+        "cpu",
+        {
+            "hosts": [2, 4],
+            "megabits": [100, 200],
+            "rows": 2,
+            "words": [
+                *("model.layers=2", "model.embed=512", "model.heads=8", "model.mlp=1536"),
+                *("tokenizer.vocab=1024", "length=32", "seed=1", "mesh.fsdp=1"),
+                *("platform=cpu", "compute_dtype=float32"),
+            ],
+        },
+        steps=2,
+        targets=(Target("percent_off_worst", 25, False),),
+        function="weak_scaling",
+    ),
     "attention": FigureCase(
         "attention forward and backward by backend",
         "any",

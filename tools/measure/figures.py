@@ -31,6 +31,7 @@ from measure.lora_memory import lora_memory
 from measure.pipe import Answer, serve
 from measure.products import products
 from measure.quickstart import quickstart
+from measure.scaling import weak_scaling
 from measure.sentences import sentences
 from measure.swap import adapter_swap
 from measure.tokens import batch as make_batch
@@ -223,6 +224,7 @@ FUNCTIONS = {
     "attention": attention,
     "loading": loading,
     "quantized_loading": quantized_loading,
+    "weak_scaling": weak_scaling,
     "lora_memory": lora_memory,
     "products": products,
     "quickstart": quickstart,
