@@ -4,8 +4,9 @@
 #
 #   bash tests/run.sh [--peers] [arguments of pytest]
 #
-# --peers adds the tests that compare with torch and transformers, on Python 3.11, where a torch of
-# version 2.13 for the CPU can be had. Environments are kept in .venv-test/; rerunning is quick.
+# --peers adds the tests that compare with torch and transformers or need other programs (Ray, the
+# compiler of TPUs), on Python 3.11, where a torch of version 2.13 for the CPU can be had.
+# Environments are kept in .venv-test/; rerunning is quick.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -122,6 +123,11 @@ if [[ $peers == yes ]]; then
     say "Python 3.11: comparing with torch and transformers"
     .venv-test/3.11/bin/python -m pip install --quiet --disable-pip-version-check \
       'torch==2.13.*' 'transformers>=5' 'peft>=0.18' 'trl>=1.16'
+    # datatrove with Ray, and the compiler of TPUs; what needs one that cannot be had is skipped.
+    for extra in datatrove tpu; do
+      .venv-test/3.11/bin/python -m pip install --quiet --disable-pip-version-check \
+        --editable ".[$extra]" || say "no $extra here: what needs it is skipped"
+    done
     pytest_in 3.11 peers "$@"
   fi
 fi
