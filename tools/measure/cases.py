@@ -285,6 +285,13 @@ CASES: dict[str, Case] = {
         ),
         function="trainer",
     ),
+    "preflight": FigureCase(
+        "until all processes of a job have met, compared what they run, and summed over devices",
+        "cpu",
+        {"processes": [2, 8]},
+        targets=(Target("seconds_8_processes", 10, False),),
+        function="preflight",
+    ),
     "weak-scaling": FigureCase(
         "the network's part of a step over simulated hosts with slow links, beside the planner's",
         "cpu",

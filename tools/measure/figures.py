@@ -29,6 +29,7 @@ from measure.jax_side import OPTIMIZER
 from measure.loading import loading, quantized_loading
 from measure.lora_memory import lora_memory
 from measure.pipe import Answer, serve
+from measure.preflight import preflight
 from measure.products import products
 from measure.quickstart import quickstart
 from measure.scaling import weak_scaling
@@ -226,6 +227,7 @@ FUNCTIONS = {
     "quantized_loading": quantized_loading,
     "weak_scaling": weak_scaling,
     "lora_memory": lora_memory,
+    "preflight": preflight,
     "products": products,
     "quickstart": quickstart,
     "sentences": sentences,
