@@ -57,6 +57,15 @@ _UNKNOWN = re.compile("No such compile option|is not a valid")
 _VARIABLES = "XLA_FLAGS", "LIBTPU_INIT_ARGS"
 
 
+def said(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the environment tells the compiler, by variable, but for where it writes."""
+    words = {name: environment.get(name, "").split() for name in _VARIABLES}
+    return {
+        name: " ".join(sorted(word for word in each if "_dump_" not in word))
+        for name, each in words.items()
+    }
+
+
 class Chosen(NamedTuple):
     """How several devices' programs are compiled."""
 

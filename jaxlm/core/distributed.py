@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -381,7 +381,8 @@ def _write_down(code: int, line: str) -> None:
 
     def words() -> None:
         for word in list(_last_words):
-            word(code, line)
+            with suppress(Exception):  # one that fails must not keep the others from theirs
+                word(code, line)
 
     work = threading.Thread(target=words, daemon=True)
     work.start()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlm.core import words
+from jaxlm.observe import metrics
 
 FILE = "goodput.jsonl"
 CAUSES = "train", "lost", "start", "compile", "data", "save", "restore", "evaluate", "idle"
@@ -66,6 +67,9 @@ class Clock:
         """Go on from `step`: what was done after it is lost. Once, when the folder is owned."""
         if not self._primary:
             return
+        if self._path.exists() and self._path.read_bytes()[-1:] not in (b"", b"\n"):
+            with suppress(OSError):
+                metrics.append(self._path, b"\n")  # a crash tore the last line
         self._append({"start": self._begun, "step": step})
         self._before = spent(read(self._path.parent))
 
@@ -107,8 +111,8 @@ class Clock:
         self._last = now
 
     def _append(self, line: dict[str, Any]) -> None:
-        with suppress(OSError), self._path.open("a") as stream:  # a full disk stops no training
-            stream.write(json.dumps(line) + "\n")
+        with suppress(OSError):  # a full disk stops no training
+            metrics.append(self._path, json.dumps(line).encode() + b"\n")
 
 
 def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -146,7 +150,7 @@ def spent(lines: Iterable[dict[str, Any]]) -> Spent:
 
 
 def _add(total: Times, seconds: dict[str, float]) -> None:
-    for cause, value in seconds.items():
+    for cause, value in dict(seconds).items():  # another thread may end the process meanwhile
         total[cause] += value
 
 

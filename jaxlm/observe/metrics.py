@@ -118,15 +118,7 @@ class Metrics:
     def _write(self) -> None:
         content = b"".join(self._waiting)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "ab", buffering=0) as file:
-                start = file.tell()
-                try:
-                    if file.write(content) != len(content):
-                        raise OSError(None, "written in part")
-                except OSError:
-                    file.truncate(start)  # half a row now would be a broken line in the middle
-                    raise
+            append(self._path, content)
         except OSError as error:
             if not self._warned:
                 self._warn(f"{self._path}: {error.strerror}; rows wait in memory until it works")
@@ -134,6 +126,19 @@ class Metrics:
         else:
             self._waiting.clear()
             self._warned = False
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add whole lines to a file, all or none of them. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        start = file.tell()
+        try:
+            if file.write(content) != len(content):
+                raise OSError(None, "written in part")
+        except OSError:
+            file.truncate(start)  # half a row now would be a broken line in the middle
+            raise
 
 
 def read(folder: str | os.PathLike[str]) -> list[Row]:

@@ -125,7 +125,8 @@ def _facts(
         ("most memory", words.size(max(memory)) if memory else "-"),
         ("steps skipped", f"{skipped[-1]:.0f}" if skipped else "0"),
     ]
-    facts += _planned(rows, past.get("planned", {}))
+    starts = [start["step"] for start in past.get("starts", ())]
+    facts += _planned(rows, starts, past.get("planned", {}))
     if devices:
         facts += [
             (
@@ -141,10 +142,15 @@ def _facts(
     return facts
 
 
-def _planned(rows: Sequence[Row], planned: dict[str, float]) -> list[tuple[str, str]]:
+def _planned(
+    rows: Sequence[Row], starts: Sequence[int], planned: dict[str, float]
+) -> list[tuple[str, str]]:
     """What the planner said of a step, and what it was."""
     memory = [value for _, value in _finite(rows, "memory_bytes")]
-    measured = {"step_seconds": _step_seconds(rows), "memory_bytes": max(memory, default=None)}
+    measured = {
+        "step_seconds": _step_seconds(rows, starts),
+        "memory_bytes": max(memory, default=None),
+    }
     names = {"step_seconds": "time of a step", "memory_bytes": "memory of a device"}
     facts = []
     for key, said in planned.items():
@@ -155,10 +161,17 @@ def _planned(rows: Sequence[Row], planned: dict[str, float]) -> list[tuple[str, 
     return facts
 
 
-def _step_seconds(rows: Sequence[Row]) -> float | None:
-    """The median, without data and checkpoints; the first row of all pays for the start."""
+def _step_seconds(rows: Sequence[Row], starts: Sequence[int]) -> float | None:
+    """The median, without data and checkpoints; the first row of all pays for the start.
+
+    starts: the steps that the run was started from: the next row is of the steps since then.
+    """
     known = _finite(rows, "compute_seconds")
-    each = [s / (step - last) for (last, _), (step, s) in pairwise(known) if step > last]
+    each = [
+        s / (step - max((at for at in starts if last < at < step), default=last))
+        for (last, _), (step, s) in pairwise(known)
+        if step > last
+    ]
     return statistics.median(each) if each else None
 
 

@@ -119,9 +119,13 @@ def lay_out(config: RunConfig, voice: Progress) -> Layout:
 
 
 def compiled_with(layout: Layout, voice: Progress) -> dict[str, Any]:
-    """The compiler's options for several devices, which are said."""
+    """The compiler's options for several devices, which are said.
+
+    Raises ClusterError where processes would be told otherwise: their collectives would not meet.
+    """
     assert isinstance(layout.mesh, Mesh)  # of a run, whose devices are here
     chosen = compiler.choose(list(layout.mesh.devices.flat))
+    distributed.compare("compiler", {"compiler options": str(chosen.options)} | compiler.said())
     if line := chosen.line():
         voice.say(line)
     return chosen.options

@@ -1,5 +1,6 @@
 """The run: step, log, evaluate, save, and end well."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -127,7 +128,7 @@ class Loop:
     ):
         """other_data: the data may be other than what the restored steps saw."""
         self._run, self._voice, self._signals, self._watchdog = run, voice, signals, watchdog
-        self._clock = clock
+        self._clock, self._closing, self._closed = clock, threading.Lock(), False
         self._primary = distributed.index() == 0
         self._state, meta = self._first_state()
         self._step = int(self._state.step)
@@ -215,11 +216,15 @@ class Loop:
         self.close(error.code if isinstance(error, JaxlmError) else INTERNAL, status)
 
     def close(self, code: int, status: str) -> None:
-        """Write down how the run ends."""
-        self._clock.write(self._step)
-        self._metrics.close(code)
+        """Write down how the run ends, once: another thread may where another host failed."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         if self._primary:
             record.finish(self._run.folder, status, step=self._step)
+        self._clock.write(self._step)
+        self._metrics.close(code)
 
     def _compile(self, batch: dict[str, Any]) -> Any:
         """The compiled step: compiled before the clock starts, and its memory known."""

@@ -51,8 +51,9 @@ class Stragglers:
         if len(self._found) < WINDOWS or len(set(self._found)) > 1 or slow == self._named:
             return
         self._named, before = slow, self._named
+        if before is not None:
+            self._warn(f"process {before} ({self._hosts[before]}) keeps up again")
         if slow is None:
-            self._warn(f"process {before} ({self._hosts[before or 0]}) keeps up again")
             return
         others = statistics.median(each.own for i, each in enumerate(rows) if i != slow)
         self._warn(
