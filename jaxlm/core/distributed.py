@@ -41,6 +41,7 @@ SKEW = 30.0
 _HEARTBEAT = 60  # seconds after which a silent process is taken for dead; jax's default is 100
 _SHUTDOWN = 15  # seconds an ending process waits for the others; jax's default is 300
 _PATIENCE = 7 * 86400.0  # seconds a live process may prepare; a dead one ends all at once
+_WORDS = 4.0  # seconds for what is written down before an end at once
 _GRACE = 1.5  # seconds that process 0 gives the others to leave by themselves
 _calls: dict[str, int] = {}  # how many gathers of each name this process has started
 _calls_lock = threading.Lock()
@@ -194,7 +195,7 @@ def name() -> str:
 def last_word(work: Callable[[int, str], None]) -> Iterator[None]:
     """Meanwhile, where this process ends at once, without an exception, let `work` be told before.
 
-    work: (exit code, line) in a thread, with _GRACE seconds to write down what it must.
+    work: (exit code, line) in a thread, with _WORDS seconds to write down what it must.
     """
     _last_words.append(work)
     try:
@@ -386,4 +387,4 @@ def _write_down(code: int, line: str) -> None:
 
     work = threading.Thread(target=words, daemon=True)
     work.start()
-    work.join(_GRACE)
+    work.join(_WORDS)
