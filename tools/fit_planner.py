@@ -14,7 +14,7 @@ from scipy.optimize import least_squares
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from jaxlm.plan import published  # noqa: E402
+import published  # noqa: E402
 
 PRIORS = {
     "products_v5e": (0.85, 0.5, 0.95, "share of the peak that products reach"),

@@ -16,8 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+import published  # noqa: E402
+
 from jaxlm.core.words import size  # noqa: E402
-from jaxlm.plan import published, steptime  # noqa: E402
+from jaxlm.plan import steptime  # noqa: E402
 from jaxlm.plan.devices import devices  # noqa: E402
 
 PAGE, KEPT = ROOT / "docs/planning.md", ROOT / "benchmarks/plan-compile.json"

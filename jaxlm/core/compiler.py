@@ -97,16 +97,29 @@ def choose(
     """
     if len(devices) < 2:
         return Chosen({})
-    platform, kind = devices[0].platform, devices[0].device_kind
-    wanted: Options = {}
-    for where, part, options in table:
-        wanted |= options if where == platform and part in kind else {}
+    options = wanted(devices[0].platform, devices[0].device_kind, table)
     said = " ".join(environment.get(name, "") for name in _VARIABLES)
-    given = tuple(name for name in wanted if re.search(rf"--{name}\b", said))
-    rest = {name: value for name, value in wanted.items() if name not in given}
+    given = tuple(name for name in options if re.search(rf"--{name}\b", said))
+    rest = {name: value for name, value in options.items() if name not in given}
     odd = {} if knows(**rest) else rest
     unknown = tuple(name for name, value in odd.items() if not knows(**{name: value}))
     return Chosen({n: v for n, v in rest.items() if n not in unknown}, unknown, given)
+
+
+def wanted(platform: str, kind: str, table: Sequence[tuple[str, str, Options]] = TABLE) -> Options:
+    """What the table says of several devices of a kind, known to their compiler or not."""
+    found: Options = {}
+    for where, part, options in table:
+        found |= options if where == platform and part in kind else {}
+    return found
+
+
+def refused(error: Exception, options: Options) -> set[str]:
+    """Of the options those that a compiler's error says it does not know; none of another error."""
+    said = str(error)
+    if not _UNKNOWN.search(said):
+        return set()
+    return {name for name in options if re.search(rf"\b{name}\b", said)}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 A slice is a group of devices with such a network: a slice of a TPU, a host of GPUs, or hosts that
 NVLink joins. Axes cross from slice to slice outermost first, so that `data`, which talks once a
-step, does before `fsdp`, and `tensor` last.
+microbatch, does before `fsdp`, and `tensor` last.
 """
 
 import math

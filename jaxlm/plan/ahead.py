@@ -75,8 +75,10 @@ def compiled(sketch: Sketch) -> Ahead:
         key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=whole)
         begun = time.monotonic()
         try:
-            given = built.step, state, _batch(sketch, layout), key
-            found = _compile(given, _options(devices))
+            given = built.step, state, batch_shapes(sketch, layout), key
+            several = len(devices) > 1  # one has nobody to talk to
+            options = compiler.wanted("tpu", devices[0].device_kind) if several else {}
+            found = _compile(given, options)
         except Exception as error:
             if is_out_of_memory(error):
                 said = str(error).splitlines()[0].partition(": ")[2]
@@ -112,14 +114,15 @@ def topology(machine: Machine) -> Sequence[Any]:
     return found.devices
 
 
-def _compile(given: Any, options: dict[str, Any]) -> jax.stages.Compiled:
-    """With the options; without them where this libtpu does not know all."""
-    try:
-        return compile_step(*given, options=options)
-    except jax.errors.JaxRuntimeError as error:
-        if "compile option" not in str(error):
-            raise
-        return compile_step(*given)
+def _compile(given: Any, options: compiler.Options) -> jax.stages.Compiled:
+    """With those of the options that this libtpu knows."""
+    while True:
+        try:
+            return compile_step(*given, options=options)
+        except jax.errors.JaxRuntimeError as error:
+            if not (odd := compiler.refused(error, options)):
+                raise
+            options = {name: value for name, value in options.items() if name not in odd}
 
 
 def _slices(devices: Sequence[Any]) -> list[list[Any]]:
@@ -127,15 +130,7 @@ def _slices(devices: Sequence[Any]) -> list[list[Any]]:
     return [[d for d, at in zip(devices, own, strict=True) if at == one] for one in sorted({*own})]
 
 
-def _options(devices: Sequence[Any]) -> dict[str, Any]:
-    """The compiler's, as a run on several TPUs has them."""
-    kind, found = devices[0].device_kind, {}
-    for where, part, options in compiler.TABLE if len(devices) > 1 else ():
-        found |= options if where == "tpu" and part in kind else {}
-    return found
-
-
-def _batch(sketch: Sketch, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(sketch: Sketch, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays of a batch, rows split over the devices as the loop splits them."""
     lies, rows = layout.sharding(("batch", None)), sketch.step.batch
     objective = sketch.model.config.objective

@@ -19,6 +19,8 @@ _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _LIMIT = re.compile(r"[su]32\[\]\S* constant\((\d+)\)")
 _SHAPE = re.compile(r"(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_FUSED = re.compile(r" fusion\(.*calls=%?([\w.\-]+)")
+_OP = re.compile(r'op_name="([^"]*)"')
 _BITS = {"pred": 8, "s4": 4, "u4": 4}
 
 
@@ -39,16 +41,19 @@ def collectives(hlo: str) -> dict[str, Traffic]:
     times = _times(bodies, entry)
     counts: Counter[str] = Counter()
     sizes: dict[str, float] = defaultdict(float)
+    fused = {name for lines in bodies.values() for line in lines for name in _FUSED.findall(line)}
     seen = set()
     for name, lines in bodies.items():
         for line in lines:
             if not times[name] or not (found := _COLLECTIVE.search(line)):
                 continue
-            channel = _CHANNEL.search(line)
-            if channel and channel[1] in seen:  # one, in several steps beside computation
-                continue
-            seen |= {channel[1]} if channel else set()
             kind = found[2]
+            if name in fused and (channel := _CHANNEL.search(line)):
+                # One, in several steps beside computation. All of shard_map have one channel.
+                same = channel[1], kind, *_OP.findall(line)
+                if same in seen:
+                    continue
+                seen.add(same)
             label = "ring" if kind == "collective-permute" and "windowed" in name else kind
             counts[label] += times[name]
             sizes[label] += times[name] * _received(kind, bool(found[3]), found[1], line)
@@ -101,14 +106,17 @@ def _trips(line: str, condition: list[str]) -> int:
 
 def _received(kind: str, started: bool, shape: str, line: str) -> float:
     """Bytes that a device receives in one collective."""
-    parts = [_bytes(*each) for each in _SHAPE.findall(shape)]
-    whole = max(parts, default=0) if started and kind != "all-reduce" else sum(parts)
+    found = _SHAPE.findall(shape)
+    if started and kind != "all-reduce":  # ((operands), (results), counters), of one or of many
+        found = [each for each in found if each != ("u32", "")]
+        found = found[len(found) // 2 :]
+    whole = sum(_bytes(*each) for each in found)
     if kind == "collective-permute":
         return whole
     size = _group(line)
     if kind == "all-reduce":
         return 2 * whole * (size - 1) / size
-    return whole * (size - 1) / (1 if kind == "reduce-scatter" and not started else size)
+    return whole * (size - 1) / (1 if kind == "reduce-scatter" else size)
 
 
 def _bytes(kind: str, dims: str) -> float:

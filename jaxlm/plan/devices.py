@@ -4,6 +4,8 @@ import difflib
 import itertools
 import math
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,16 +107,42 @@ def machine(words: str) -> Machine:
     return Machine(_device(name, row), sides, slices)
 
 
-def of_kind(device_kind: str, count: int) -> Machine | None:
-    """`count` devices of what jax calls so, all in one slice; None for what is not listed."""
-    for name, row in _rows().items():
-        if row["kind"].lower() == device_kind.lower() or (
-            row["platform"] == "gpu"
-            and re.search(rf"\b{row['kind']}\b", device_kind)
-            and not re.search(r"\b(NVL|PCIe|MIG|vGPU)\b", device_kind)  # less of the same chip
-        ):
-            return Machine(_device(name, row), (count,))
-    return None
+def of(devices: Sequence[Any]) -> Machine | None:
+    """The machine that jax's devices are, all of one kind; None for a kind that is not listed, and
+    where slices of TPUs have no topology, or not the same.
+    """
+    kind = devices[0].device_kind
+    name = next((name for name, row in _rows().items() if _is(kind, row)), None)
+    if name is None:
+        return None
+    row, slices = _rows()[name], 1
+    sides: tuple[int, ...] | None = (len(devices),)
+    if row["shape"] == "torus":
+        places = defaultdict(list)
+        for device in devices:
+            places[getattr(device, "slice_index", 0)].append(device.coords)
+        shapes = {_sides(coords, topologies(row)) for coords in places.values()}
+        slices, sides = len(places), shapes.pop() if len(shapes) == 1 else None
+    return Machine(_device(name, row), sides, slices) if sides else None
+
+
+def _is(kind: str, row: dict[str, Any]) -> bool:
+    """Whether jax calls the devices of a row so."""
+    return row["kind"].lower() == kind.lower() or bool(
+        row["platform"] == "gpu"
+        and re.search(rf"\b{row['kind']}\b", kind)
+        and not re.search(r"\b(NVL|PCIe|MIG|vGPU)\b", kind)  # less of the same chip
+    )
+
+
+def _sides(coords: Sequence[Sequence[int]], known: Sequence[str]) -> tuple[int, ...] | None:
+    """The sides of the topology that chips at these places are; None where they are none."""
+    spans = [max(axis) - min(axis) + 1 for axis in zip(*coords, strict=True)]
+    if math.prod(spans) != len(coords):
+        return None
+    long = sorted(span for span in spans if span > 1)
+    toruses = (tuple(int(side) for side in each.split("x")) for each in known)
+    return next((t for t in toruses if sorted(side for side in t if side > 1) == long), None)
 
 
 def devices() -> dict[str, Device]:

@@ -17,6 +17,7 @@ from jaxlm.core.tree import Mask, flatten
 from jaxlm.core.words import size
 from jaxlm.models.quantize import numbers
 from jaxlm.models.spec import ModelSpec
+from jaxlm.training.facts import EXPERT
 
 _SAID = re.compile(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc", re.IGNORECASE)
 # The same status for what more device memory would not cure.
@@ -213,7 +214,8 @@ def _smaller_step(step: Step, use: Use) -> list[tuple[str, int]]:
 def _quantized(step: Step, use: Use, width: int) -> int:
     """What kernels of 4.2 bits and tables of 16 save of parameters of `width` bytes."""
     rows = step.spec.vocab * (1 if step.spec.tied else 2)
-    tables = min(use.parameters, rows * step.spec.embed * width // step.fsdp)
+    shards = step.fsdp * step.expert * step.tensor
+    tables = min(use.parameters, rows * step.spec.embed * width // shards)
     return int((use.parameters - tables) * (1 - 0.52 / width) + tables * (1 - 2 / width))
 
 
@@ -308,14 +310,15 @@ def _head(step: Step) -> int:
 
 
 def _gathered(step: Step, leaves: dict[str, Any]) -> tuple[int, int]:
-    """Of what fsdp shards: a layer in the computing type, twice, one being used while the next
-    comes; and the head.
+    """Of what fsdp shards: a layer in the computing type, of its experts those that are here,
+    twice, one being used while the next comes; and the head.
     """
     if step.fsdp * step.expert == 1:
         return 0, 0
     itemsize, depth = jnp.dtype(step.compute_dtype).itemsize, step.spec.layers
     blocks = [(name, leaf) for name, leaf in leaves.items() if "blocks/" in name]
-    layer = sum(numbers(name, leaf) for name, leaf in blocks) // depth
+    split = {True: step.expert, False: 1}
+    layer = sum(numbers(n, leaf) // split[bool(EXPERT.search(n))] for n, leaf in blocks) // depth
     table = (step.spec.head.labels or step.spec.vocab) * step.spec.embed
     return 2 * layer * itemsize // step.tensor, table * itemsize // step.tensor
 

@@ -46,16 +46,16 @@ def ranked(given: Sketch, most: int = 5) -> list[Option]:
 
 
 def meshes(machine: Machine, spec: ModelSpec) -> Iterator[dict[str, int]]:
-    """data x fsdp x expert x tensor over all devices; tensor within the fast network, slices in
-    data, and no more expert than experts.
+    """data x fsdp x expert x tensor over all devices; tensor within the fast network, and no more
+    expert than experts.
     """
     most = spec.embed // LEAST_ROWS if machine.device.torus else machine.count
     count = machine.count
     for tensor in _divisors(count):
-        if tensor <= min(machine.domain, 64):
+        if tensor <= 64 and machine.domain % tensor == 0:
             for data in _divisors(count // tensor):
                 fsdp = count // tensor // data
-                if data % machine.slices == 0 and fsdp <= max(1, most):
+                if fsdp <= max(1, most):
                     for expert in _divisors(math.gcd(fsdp, spec.experts.count or 1)):
                         each = {"fsdp": fsdp // expert, "expert": expert}
                         yield {"data": data, **each, "tensor": tensor}

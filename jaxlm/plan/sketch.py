@@ -14,7 +14,6 @@ import optax
 from jaxlm.config.objectives import Contrastive, Mlm
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
-from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, abstract_mesh
 from jaxlm.core.platform import MEMORY, compiling_for
@@ -23,6 +22,7 @@ from jaxlm.core.tree import Mask, Params
 from jaxlm.hub.fetch import local
 from jaxlm.inference.run import compute_dtype
 from jaxlm.models.axes import AXES
+from jaxlm.models.quantize import numbers
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import check_divides
 from jaxlm.objectives.kinds import SENTINELS
@@ -32,7 +32,7 @@ from jaxlm.plan.memory import Step, Use, estimate
 from jaxlm.plan.steptime import Load, Time, step_time
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.training.building import build
-from jaxlm.training.facts import facts, keys_seen, multiplying
+from jaxlm.training.facts import EXPERT, facts, keys_seen, multiplying
 from jaxlm.training.objective import check_fits
 from jaxlm.training.state import inherit
 
@@ -133,10 +133,6 @@ def sketch(model: Model, machine: Machine, config: RunConfig | None = None) -> S
     given = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
     layout = Layout(abstract_mesh(given, machine.count))
     sizes = dict(layout.mesh.shape)
-    if sizes["data"] % machine.slices:
-        fits = sizes["data"] * machine.slices
-        what = f"{machine.slices} slices hold a copy of the model each; use mesh.data={fits}"
-        raise ConfigError("mesh.data", f"{sizes['data']}: {what}")
     check_divides(config.model, layout)
     check_batch(config.batch, config.microbatches, layout.size("batch"))
     spec = config.model
@@ -197,7 +193,8 @@ def load_of(model: Model, step: Step, devices: int) -> Load:
     again = {n: leaf for n, leaf in leaves.items() if "blocks/" in n and "/down/" not in n}
     repeats = multiplying(tree.unflatten(again), spec, source=1.0, head=0.0)
     per_row = length + model.columns.get("source", 0)
-    sharded = found["parameters"]
+    itemsize = np.dtype(step.compute_dtype).itemsize
+    experts = {name: numbers(name, leaf) for name, leaf in leaves.items() if EXPERT.search(name)}
     return Load(
         tokens=step.batch * per_row / devices,
         layers=spec.layers + (spec.encoder.layers if pair else 0),
@@ -207,12 +204,16 @@ def load_of(model: Model, step: Step, devices: int) -> Load:
         again_flops=2.0 * repeats if spec.remat == "full" else 0.0,
         attention_flops=attention,
         attention_again=spec.remat == "full",
-        parameters=sharded,
+        parameters=found["parameters"],
         trained=found["trained"],
         remat=spec.remat,
         microbatches=step.microbatches,
         data=step.data,
-        fsdp=step.fsdp * step.expert,  # of all but experts it is as fsdp
+        fsdp=step.fsdp,
+        expert=step.expert,
         tensor=step.tensor,
-        gathered=np.dtype(step.compute_dtype).itemsize,
+        experts=sum(experts.values()),
+        experts_trained=sum(n for name, n in experts.items() if name in model.mask),
+        gathered=itemsize,
+        reduced=itemsize,
     )

@@ -46,13 +46,22 @@ class Load:
     data: int = 1
     """Copies of the model; over slices, then over hosts."""
     fsdp: int = 1
+    expert: int = 1
+    """Devices that share the experts, and all else as over `fsdp`."""
     tensor: int = 1
     stages: int = 1
     """Of a pipeline. jaxlm has none: for published runs that do."""
     filled: float = 0.0
     """Share of a pipeline's time that is its bubble."""
+    experts: float = 0.0
+    """Of `parameters` those of experts."""
+    experts_trained: float = 0.0
+    """Of `trained` those of experts."""
     gathered: int = 2
-    """Bytes of a parameter on the network."""
+    """Bytes of a parameter, or of an activation, on the network."""
+    reduced: int = 4
+    """Bytes of a gradient's number as the copies of the model add it up. jaxlm's is in the type
+    that is computed in, but for head and embedding: float32 is of published runs."""
     spread: bool = False
     """The residual stream is split over the tensor axis too (sequence parallelism). jaxlm's is
     whole there: for published runs that do."""
@@ -72,7 +81,7 @@ class Time:
     """Waiting for the slowest of many domains."""
     optimizer: float
     communication: Mapping[str, float]
-    """Of the network, hidden or not: fsdp, data, tensor."""
+    """Of the network, hidden or not: fsdp, data, expert, tensor."""
 
     @property
     def total(self) -> float:
@@ -102,7 +111,7 @@ def step_time(load: Load, machine: Machine, constants: Constants | None = None) 
     bubble = (compute + exposed) * load.filled
     domains = machine.count / machine.domain
     jitter = (compute + exposed + bubble) * c["jitter"] * math.log2(max(domains, 1))
-    shards = load.fsdp * load.tensor * load.stages
+    shards = load.fsdp * load.expert * load.tensor * load.stages
     optimizer = 28 * load.trained / shards / (0.8 * device.hbm)  # read 16 B a number, write 12
     return Time(products, attention, glue, exposed, bubble, jitter, optimizer, network)
 
@@ -112,28 +121,39 @@ def _exposed(network: Mapping[str, float], compute: float, platform: str, c: Con
     hidden = c[f"overlap_{platform}"]
     weights = network["fsdp"] + network["data"]
     shown = max(weights - hidden * compute, (1 - hidden) / 2 * weights)
-    return shown + network["tensor"] * (1 - c[f"overlap_tensor_{platform}"])
+    activations = network["expert"] + network["tensor"]
+    return shown + activations * (1 - c[f"overlap_tensor_{platform}"])
 
 
 def communication(load: Load, machine: Machine) -> dict[str, float]:
     """Seconds on the network by the mesh's axis.
 
     fsdp: parameters gathered in the forward and in the backward pass of every microbatch, gradients
-    scattered after each. data: gradients reduced once, in float32. tensor: two all-reduces of the
-    activations in each layer's forward and backward pass.
+    scattered after each; those of experts are whole after a gather over fsdp alone. data: gradients
+    reduced after every microbatch (XLA leaves that in the loop over them, for TPUs too). expert: in
+    each layer's forward and backward pass a gather of the tokens and a scatter of what experts add
+    to them, and a gather more where the backward pass computes again. tensor: two all-reduces of
+    the activations there.
     """
-    own = load.parameters / (load.tensor * load.stages)
-    live = load.trained / (load.tensor * load.stages)
-    size = load.gathered * (2 * own + live) * load.microbatches
+    parts, many = load.tensor * load.stages, load.microbatches
+    size = load.gathered * many / parts
+    experts = size * (2 * load.experts + load.experts_trained)
+    dense = size * (2 * load.parameters + load.trained) - experts
     torus = machine.device.torus
     axes = max(1, sum(side > 1 for side in machine.sides))
     rest = max(1, axes - (load.tensor > 1)) if torus else 1  # a tensor axis takes one of a torus
+    few = max(1, rest - (load.expert > 1))
     beside = load.tensor * (load.stages if torus else 1)
-    wide = 8 * load.layers * load.tokens * load.tensor * load.embed * 2
+    shards = load.fsdp * load.expert
+    reduced = 2 * load.reduced * load.trained * many / parts / shards
+    wide = load.layers * load.tokens * load.tensor * load.embed * load.gathered
+    tokens = (4 + (load.remat != "none")) * wide
     return {
-        "fsdp": size * _gather(machine, load.fsdp, beside, rest),
-        "data": 2 * 4 * live / load.fsdp * _gather(machine, load.data, beside * load.fsdp, 1),
-        "tensor": wide * _gather(machine, load.tensor, 1, 1),
+        "fsdp": dense * _gather(machine, shards, beside, rest)
+        + experts / load.expert * _gather(machine, load.fsdp, beside * load.expert, few),
+        "data": reduced * _gather(machine, load.data, beside * shards, 1),
+        "expert": tokens * load.expert * _gather(machine, load.expert, beside, 1),
+        "tensor": 8 * wide * _gather(machine, load.tensor, 1, 1),
     }
 
 

@@ -7,7 +7,8 @@ import jax
 from jaxlm.core import tree
 from jaxlm.inference.run import shapes
 from jaxlm.models.axes import AXES
-from jaxlm.plan.devices import Machine, of_kind
+from jaxlm.plan import devices
+from jaxlm.plan.devices import Machine
 from jaxlm.plan.sketch import Model, load_of
 from jaxlm.plan.steptime import step_time
 from jaxlm.training.assemble import Run
@@ -19,7 +20,7 @@ def planned(run: Run) -> dict[str, float]:
     """`step_seconds` and `memory_bytes` of one device; empty where the planner does not know the
     devices of the run, or how fast they are.
     """
-    machine = of_kind(jax.devices()[0].device_kind, run.layout.mesh.size)
+    machine = devices.of(jax.devices())
     return on(run, machine) if machine else {}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import pytest
 
-from jaxlm.core.compiler import TABLE, Chosen, choose, knows
+from jaxlm.core.compiler import TABLE, Chosen, choose, knows, refused
 
 KNOWN, UNKNOWN = "xla_cpu_enable_fast_math", "xla_cpu_no_such_option"
 OWN = (
@@ -42,6 +42,15 @@ def test_what_the_environment_says_counts():
 def test_one_device_and_cpus_are_compiled_for_as_ever(count):
     found = choose(jax.devices()[:count])
     assert found == Chosen({}) and found.line() == ""
+
+
+def test_an_error_names_what_is_unknown():
+    options = {KNOWN: False, UNKNOWN: True, f"{UNKNOWN}_more": True}
+    run = jax.jit(lambda x: x + 2, compiler_options=options)
+    with pytest.raises(jax.errors.JaxRuntimeError) as found:
+        run.lower(1.0).compile()
+    assert len(refused(found.value, options)) == 1 and KNOWN not in refused(found.value, options)
+    assert refused(ValueError(f"{KNOWN} is odd"), options) == set()
 
 
 def test_a_value_that_is_none_is_dropped_like_a_name():

@@ -2,11 +2,12 @@
 
 from importlib.util import find_spec
 
+import jax
 import pytest
 
 from jaxlm.config.load import load
 from jaxlm.core.errors import ConfigError
-from jaxlm.plan import ahead
+from jaxlm.plan import ahead, devices
 from jaxlm.plan.devices import Machine, machine
 from jaxlm.plan.sketch import model, resolved, sketch
 
@@ -45,6 +46,38 @@ def test_the_collectives_are_those_that_the_mesh_calls_for(mesh, kinds):
     if mesh[-1] == "mesh.tensor=4":  # activations: two each way in each layer, once more in remat
         assert said.collectives["all-reduce"].count >= 8
     assert found.use.total / 2 < said.peak < 2 * found.use.total
+
+
+@libtpu
+def test_gradients_are_added_up_in_the_loop_over_microbatches():
+    """The compiler takes only those of the embedding and the head, in float32, out of it."""
+    words = "mesh.data=4", "mesh.fsdp=1", "batch=16"
+    once, often = (
+        compiled(*words, f"microbatches={parts}")[1].collectives["all-reduce"].bytes
+        for parts in (1, 4)
+    )
+    whole = 2 * 3 / 4 * 4 * 2 * 512 * 512
+    assert (often - whole) / (once - whole) == pytest.approx(4, rel=0.02)
+
+
+@libtpu
+@pytest.mark.parametrize("words", ["v5e:2x4", "v5p:2x2x4", "v5e:4x4*2"])
+def test_devices_are_known_by_where_they_are(words):
+    assert devices.of(ahead.topology(machine(words))) == machine(words)
+
+
+def test_of_the_options_only_what_is_unknown_is_dropped(monkeypatch):
+    """By this machine's own compiler."""
+    tried = []
+
+    def compile_step(add, options):
+        tried.append({*options})
+        return jax.jit(add, compiler_options=options).lower(1.0).compile()
+
+    monkeypatch.setattr(ahead, "compile_step", compile_step)
+    known, unknown = "xla_cpu_enable_fast_math", {"xla_cpu_no_such": True, "xla_cpu_nor_this": 1}
+    made = ahead._compile((lambda x: x + 3,), {known: False, **unknown})
+    assert made(1.0) == 4 and tried[-1] == {known} and len(tried) <= 3
 
 
 @libtpu

@@ -80,6 +80,23 @@ ENTRY %main.1 (p: bf16[4,8]) -> bf16[4,8] {
 """As the TPU compiler writes it: a gather in two fused steps is one, by its channel."""
 
 
+STARTED = """\
+ENTRY %main.1 (p: bf16[4,8], q: bf16[2,8]) -> bf16[4,8] {
+  %a = ((bf16[4,8], f32[2,8]{1,0}), (bf16[16,8], f32[8,8]{1,0})) all-gather-start(%p, %q), GROUPS
+  %b = (bf16[4,8]{1,0}, bf16[16,8]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) all-gather-start(%p), GROUPS
+  %c = ((f32[8,8]{1,0}), f32[2,8]{1,0}) reduce-scatter-start(%p), GROUPS
+}
+""".replace("GROUPS", "channel_id=1, replica_groups=[1,4]<=[4]")
+
+
+def test_what_is_started_is_read_by_its_results():
+    """Several at once too; and a channel is not one collective's, outside of fusions."""
+    assert collectives(STARTED) == {
+        "all-gather": Traffic(2, (16 * 8 * 2 + 8 * 8 * 4) * 3 // 4 + 16 * 8 * 2 * 3 // 4),
+        "reduce-scatter": Traffic(1, 2 * 8 * 4 * 3),
+    }
+
+
 def test_tpu_programs_are_read():
     assert collectives(TPU) == {
         "all-gather": Traffic(1, 64 * 8 * 2 * 15 // 16),

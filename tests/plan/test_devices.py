@@ -1,12 +1,14 @@
 """Devices by the words of a command line, each with facts that agree with the rest of jaxlm."""
 
+import itertools
 import re
+from dataclasses import dataclass
 
 import pytest
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.observe.flops import peak_flops
-from jaxlm.plan.devices import devices, machine, of_kind
+from jaxlm.plan.devices import devices, machine, of
 
 
 @pytest.mark.parametrize(
@@ -72,5 +74,37 @@ def test_every_figure_has_its_source(device):
     ],
 )
 def test_jaxs_names_are_known(kind, name):
-    found = of_kind(kind, 4)
+    found = of(chips(kind, [2, 2, 1]))
     assert (found.device.name if found else None) == name
+
+
+@dataclass
+class Chip:
+    """What jax says of a device."""
+
+    device_kind: str
+    coords: tuple[int, ...]
+    slice_index: int = 0
+
+
+def chips(kind, sides, slices=1):
+    coords = itertools.product(*map(range, sides))
+    return [Chip(kind, at, i) for at in coords for i in range(slices)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sides", "slices", "words"),
+    [
+        ("TPU v5 lite", (2, 4, 1), 1, "v5e:2x4"),
+        ("TPU v5 lite", (4, 2, 1), 1, "v5e:2x4"),
+        ("TPU v5 lite", (4, 4, 1), 2, "v5e:4x4*2"),
+        ("TPU v5", (4, 8, 4), 1, "v5p:4x4x8"),
+        ("TPU v5 lite", (3, 3, 1), 1, None),
+        ("NVIDIA H200", (16, 1, 1), 1, "h200:16"),
+    ],
+)
+def test_devices_have_their_network(kind, sides, slices, words):
+    there = chips(kind, sides, slices)
+    assert of(there) == (machine(words) if words else None)
+    if "TPU" in kind:  # no topology: one chip is not of the run
+        assert of(there[:-1]) is None

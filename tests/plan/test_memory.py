@@ -148,6 +148,23 @@ def test_a_frozen_head_has_no_gradient_in_the_loss(tied, head):
     assert trained - frozen == 1024 * 128 * 4
 
 
+def test_of_experts_those_of_the_device_are_gathered_and_tables_are_split_over_them():
+    kernels = {name: jnp.zeros((4, 8, 128, 64)) for name in ("gate", "up", "down")}
+    params = {"decoder": {"blocks": {"experts": {n: {"kernel": k} for n, k in kernels.items()}}}}
+    sizes = [
+        estimate(replace(STEP, fsdp=fsdp, expert=expert), params, {}, frozenset()).collectives
+        for fsdp, expert in ((8, 1), (2, 4))
+    ]
+    table, layer = 1024 * 128 * 4, 3 * 8 * 128 * 64 * 4
+    assert sizes == [2 * layer + table, 2 * layer // 4 + table]
+    use = replace(USE, parameters=10**7)
+    said = [
+        next(line for line in overrides(step, use, **{**CHOICES, "lora_rank": 8}) if "nf4" in line)
+        for step in (replace(STEP, fsdp=n, expert=m) for n, m in ((8, 1), (2, 4), (2, 1)))
+    ]
+    assert said[0] == said[1] != said[2]
+
+
 def test_the_table_names_the_largest_first_and_what_the_device_has():
     lines = memory_table(USE, ["microbatches=4"], limit=500).splitlines()
     assert lines[1].split() == ["activations", "600", "B", "75%"]

@@ -111,6 +111,27 @@ def test_adapters_need_fewer_devices(large):
     assert lora.trained == qlora.trained < 0.01 * large.facts["parameters"]
 
 
+def test_fsdp_may_cross_slices_and_pays_for_it(llama):
+    there = machine("v5e:4x4*2")
+    config = llama.config.model_copy(update={"batch": 32})
+    mesh = config.mesh.model_copy(update={"data": 2})
+    across = sketch(llama, there, config)
+    copies = sketch(llama, there, config.model_copy(update={"mesh": mesh}))
+    assert (across.sizes["fsdp"], copies.sizes["fsdp"]) == (32, 16)
+    assert across.use.total < copies.use.total
+    network = across.time.communication, copies.time.communication
+    assert network[0]["fsdp"] > network[1]["fsdp"] and network[1]["data"] > network[0]["data"] == 0
+    found = {option.sketch.sizes["data"] for option in meshes.ranked(across, most=99)}
+    assert found >= {1, 2}
+
+
+def test_adapters_are_planned_on_several_slices_where_one_is_too_small(large):
+    config = large.config.model_copy(update={"batch": 8, "length": 1024})
+    found = sketch(replace(large, config=config), machine("v5e:2x2*2"))
+    on = {tuned.name: tuned.sketch.machine for tuned in alternatives(found)}
+    assert str(on["LoRA"]) == "v5e:2x2*2"
+
+
 @pytest.mark.parametrize(
     ("words", "device", "said"),
     [
@@ -118,7 +139,7 @@ def test_adapters_need_fewer_devices(large):
         (["mesh.tensor=64"], "h100:64", "model.heads=32 does not split over 64"),
         (["batch=20"], "v5e:4x4", "use 16 or 32"),
         (["mesh.fsdp=3"], "v5e:4x4", "does not give 16 devices"),
-        ([], "v5e:4x4*3", "use mesh.data=3"),
+        (["mesh.data=2", "mesh.fsdp=16"], "v5e:4x4*3", "does not give 48 devices"),
         ([], "v7:8", "known are h200:8"),
     ],
 )

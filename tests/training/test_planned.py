@@ -21,7 +21,7 @@ pytestmark = pytest.mark.once
 @pytest.mark.parametrize("known", [True, False])
 def test_a_run_keeps_its_plan(tmp_path, monkeypatch, known):
     if known:  # a CPU is not: let it be taken for GPUs
-        monkeypatch.setattr(planned, "of_kind", lambda kind, count: machine(f"h200:{count}"))
+        monkeypatch.setattr(planned.devices, "of", lambda found: machine(f"h200:{len(found)}"))
     (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
     given = [f"data.train={tmp_path}/a.txt", f"data.cache={tmp_path}/c", f"run_dir={tmp_path}/run"]
     assert cli.run(["train", *given, *TINY]) == 0
