@@ -130,7 +130,7 @@ def communication(load: Load, machine: Machine) -> dict[str, float]:
 
     fsdp: parameters gathered in the forward and in the backward pass of every microbatch, gradients
     scattered after each; those of experts are whole after a gather over fsdp alone. data: gradients
-    reduced after every microbatch (XLA leaves that in the loop over them, for TPUs too). expert: in
+    reduced after every microbatch (XLA leaves that in their loop, for CPUs and TPUs). expert: in
     each layer's forward and backward pass a gather of the tokens and a scatter of what experts add
     to them, and a gather more where the backward pass computes again. tensor: two all-reduces of
     the activations there.
