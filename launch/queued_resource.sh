@@ -29,15 +29,18 @@ if ! mountpoint -q /workspace; then
   mkdir -p /workspace
   mount -t nfs 10.0.0.2:/runs /workspace
 fi
-for ((start = 0; start <= 10; start++)); do
+lost=0 # how often since it last saved and ended
+while true; do
   code=0
   docker run --rm --privileged --net=host --user=root \
     -v /workspace:/workspace -w /workspace -e XDG_CACHE_HOME=/workspace/.cache \
     --entrypoint jaxlm registry.example.org/jaxlm:tpu train llama_1b name=llama-1b || code=$?
   case $code in
-    75 | 6 | 124) echo "jaxlm ended with $code: again" ;;
+    75) lost=0 ;; # saved
+    6 | 124) ((++lost <= 10)) || exit "$code" ;; # a process was lost or hung
     *) exit "$code" ;;
   esac
+  echo "jaxlm ended with $code: again"
 done
 END_OF_STARTUP
 

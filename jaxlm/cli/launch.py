@@ -199,15 +199,17 @@ def _task(context: typer.Context, words: list[str]) -> "Task":
     where = f"launch {context.info_name}"
     if words[:1] != ["train"]:
         raise ConfigError(where, f"trains; write: jaxlm {where} OPTIONS -- train CONFIG KEY=VALUE")
-    if odd := next((word for word in words if not word.isprintable()), None):
-        raise ConfigError(where, f"{odd!r} holds a line's end; write it into the configuration")
+    line = _line(context, words)
+    if odd := next((word for word in line if not word.isprintable()), None):
+        what = f"{odd!r} holds a line's end or the like; leave it out"
+        raise ConfigError(where, f"{what}, or write it into the configuration")
     given = _options_of_train(words[1:])
     if ours := next((name for name in OURS if given[name]), None):
         raise ConfigError(where, f"--{ours} is for the scheduler to say; leave it out")
     file, overrides = split(given["arguments"])
     config = load(file, overrides)
     own = None if file is None or (file in presets() and not Path(file).exists()) else file
-    return Task(config, tuple(words), own, shlex.join(_line(context, words)))
+    return Task(config, tuple(words), own, shlex.join(line))
 
 
 def _options_of_train(words: list[str]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """A JobSet for Kubernetes (jobset.sigs.k8s.io), with one pod, and process, for each node."""
 
+import hashlib
 import math
+import subprocess
 from typing import NamedTuple
 
-from jaxlm.core.errors import ConfigError
+import yaml
+
+from jaxlm.core.errors import ClusterError, ConfigError
 from jaxlm.core.job import COORDINATOR, PORT, PROCESS, PROCESSES
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
@@ -41,6 +45,7 @@ def write(run: Task, layout: Layout) -> str:
     each, where = (chips, "--topology") if chips else (layout.gpus_per_node, "--nodes")
     task.check_platform(run.config, "tpu" if chips else "gpu" if layout.gpus_per_node else "cpu")
     task.check_devices(run.config, layout.slices * nodes * max(each, 1), where)
+    task.check_word("--image", layout.image, task.IMAGE, "REGISTRY/jaxlm:1")
     for option in ("namespace", "claim", "queue"):
         like, value = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?", getattr(layout, option)
         task.check_word(f"--{option}", value, like, "shared")
@@ -62,8 +67,10 @@ def write(run: Task, layout: Layout) -> str:
         worker=WORKER,
         port=PORT,
         names=names,
-        words=sent.words,
+        words=[word.replace("$", "$$") for word in sent.words],  # Kubernetes expands $(NAME)
         config=config,
+        # a live run's is not replaced by another
+        config_name=f"{name}-{hashlib.sha256(config.encode()).hexdigest()[:10]}",
         sent=task.SENT,
         workspace=task.WORKSPACE,
         final=list(task.FINAL),
@@ -74,8 +81,31 @@ def write(run: Task, layout: Layout) -> str:
 
 
 def submit(text: str) -> int:
-    """Give the JobSet to kubectl, in its current context."""
+    """Give the JobSet to kubectl, in its current context. One of the name that has ended is deleted
+    first, since a JobSet cannot be changed; raises ConfigError for one that has not.
+    """
+    task.require("kubectl", ADVICE)
+    *_, jobset = yaml.safe_load_all(text)
+    name, namespace = jobset["metadata"]["name"], jobset["metadata"].get("namespace")
+    own = [name, *([f"--namespace={namespace}"] if namespace else [])]
+    found, _, ended = _state(own).partition("/")
+    if found and not ended:
+        what = f"a JobSet {name} has not ended; use another name, or end it first with"
+        raise ConfigError("name", f"{what}: kubectl delete jobset {' '.join(own)}")
+    if found:  # with its jobs, whose names the next one needs
+        task.submit(["kubectl", "delete", "jobset", *own, "--cascade=foreground"], "", ADVICE)
     return task.submit(["kubectl", "apply", "-f", "-"], text, ADVICE)
+
+
+def _state(own: list[str]) -> str:
+    """NAME/ of a JobSet that has not ended, NAME/Completed or NAME/Failed, "" of none."""
+    shown = "jsonpath={.metadata.name}/{.status.terminalState}"
+    command = ["kubectl", "get", "jobset", *own, "--ignore-not-found", "-o", shown]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        what = f"does not say whether JobSet {own[0]} is there (code {done.returncode}, see above)"
+        raise ClusterError("kubectl", what)
+    return done.stdout.strip()
 
 
 def _nodes(layout: Layout) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from jaxlm.core.errors import ConfigError
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
 
+SENT = "/tmp/jaxlm-run.yaml"
+"""Where a configuration lies that was sent along with an image, whose user may have no rights."""
 ADVICE = "install SkyPilot into an environment of its own: pip install 'skypilot[CLOUD]'"
 
 
@@ -40,9 +42,13 @@ def write(run: Task, layout: Layout) -> str:
     count = layout.num_nodes * int(layout.accelerators.rpartition(":")[2])
     task.check_platform(run.config, "gpu")
     task.check_devices(run.config, count, "--num-nodes and --accelerators")
-    if run.file and (Path(run.file).is_absolute() or ".." in Path(run.file).parts):
+    if layout.image_id:
+        run, config = run.sent(SENT)
+    elif run.file and (Path(run.file).is_absolute() or ".." in Path(run.file).parts):
         what = "is not below this folder, which is what SkyPilot copies; name one that is"
         raise ConfigError(run.file, what)
+    else:
+        config = ""
     folder = PurePosixPath(task.WORKSPACE, run.config.folder)
     task.check_shared(run.config, task.WORKSPACE)
     words = [word for word in run.words if not word.startswith("run_dir=")]
@@ -56,7 +62,10 @@ def write(run: Task, layout: Layout) -> str:
         # what a shell expands is not quoted
         command=f"{program} {there.command([])}",
         workspace=task.WORKSPACE,
-        again=sorted((*task.AGAIN, task.SAVED)),
+        config=config,
+        sent=SENT,
+        saved=task.SAVED,
+        restarts=task.RESTARTS,
     )
 
 

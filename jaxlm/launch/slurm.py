@@ -37,17 +37,17 @@ class Layout(NamedTuple):
 def write(run: Task, layout: Layout) -> str:
     """The batch script. Raises ConfigError for what sbatch would refuse, or could not work."""
     check(layout)
-    gpus = int(layout.gpus_per_node.rpartition(":")[2])
-    task.check_platform(run.config, "gpu" if gpus else "cpu")
-    task.check_devices(run.config, layout.nodes * max(gpus, 1), "--nodes and --gpus-per-node")
+    count = gpus(layout)
+    task.check_platform(run.config, "gpu" if count else "cpu")
+    task.check_devices(run.config, layout.nodes * max(count, 1), "--nodes and --gpus-per-node")
     each = layout.one_process_per == "gpu"
     return task.render(
         "slurm.sbatch",
         made_by=run.made_by,
         name=run.config.name,
         layout=layout,
-        gpus=gpus,
-        tasks=gpus if each else 1,
+        gpus=count,
+        tasks=count if each else 1,
         each=each,
         kind=_kind(layout.container),
         signal=SIGNAL,
@@ -75,13 +75,18 @@ def check(layout: Layout) -> None:
         task.check_word("--sbatch", option, rf"--?[a-z][\w-]*(=?{_WORD})?", "--sbatch=--qos=high")
     if layout.one_process_per not in ("gpu", "node"):
         raise ConfigError("--one-process-per", f"{layout.one_process_per!r}: use gpu or node")
-    if layout.one_process_per == "gpu" and layout.gpus_per_node == "0":
+    if layout.one_process_per == "gpu" and not gpus(layout):
         raise ConfigError("--one-process-per", "gpu needs some; use node, or --gpus-per-node 8")
     if layout.container_mounts and not layout.container:
         raise ConfigError("--container-mounts", "is of a container; add --container IMAGE")
     if minutes(layout.time) * 60 <= 2 * SIGNAL:
         what = f"{layout.time} leaves no time to train: a run is asked to stop {SIGNAL} s before"
         raise ConfigError("--time", f"{what} the end; use 1:00:00")
+
+
+def gpus(layout: Layout) -> int:
+    """Of each node."""
+    return int(layout.gpus_per_node.rpartition(":")[2])
 
 
 def minutes(time: str) -> float:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ WORKSPACE = "/workspace"
 """Where what all hosts share is mounted, and where containers work."""
 SENT = "/etc/jaxlm/run.yaml"
 """Where a configuration lies that was sent along, since its file is on this machine."""
+IMAGE = r"[\w./:@-]+"
+"""An image's name in a registry."""
 
 
 class Task(NamedTuple):
@@ -61,15 +64,15 @@ class Task(NamedTuple):
         """The line for a shell that runs it."""
         return shlex.join((*program, *self.words))
 
-    def sent(self) -> "tuple[Task, str]":
-        """The same for machines that do not see this one's files, and the YAML to send along: ""
-        where none is needed.
+    def sent(self, path: str = SENT) -> "tuple[Task, str]":
+        """The same for machines that do not see this one's files, and the YAML to send along to
+        `path`: "" where none is needed.
         """
         if self.file is None:
             return self, ""
         rest = (word for word in self.words[1:] if word != self.file)
         options = [word for word in rest if word.startswith("--") or "=" not in word]
-        return self._replace(words=("train", SENT, *options)), dump(self.config)
+        return self._replace(words=("train", path, *options)), dump(self.config)
 
 
 def check_platform(config: RunConfig, kind: str) -> None:
@@ -139,7 +142,8 @@ def render(template: str, /, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"yaml": json.dumps, "sh": shlex.quote}  # JSON's strings are YAML's
+    # JSON's strings are YAML's, but for the pairs of escapes that it makes of rare letters
+    environment.filters |= {"yaml": partial(json.dumps, ensure_ascii=False), "sh": shlex.quote}
     return environment.get_template(template).render(values)
 
 

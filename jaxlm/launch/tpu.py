@@ -54,6 +54,7 @@ def write(run: Task, layout: Layout) -> str:
     name = task.label(run.config.name, LONGEST)
     task.check_word("--zone", layout.zone, r"[a-z]+-[a-z]+\d+-[a-z]", "us-east5-a")
     task.check_word("--nfs", layout.nfs, r"[\w.-]+:/[\w./-]*", "10.0.0.2:/share")
+    task.check_word("--image", layout.image, task.IMAGE, "REGISTRY/jaxlm:1")
     for option in ("project", "runtime_version"):
         task.check_word(
             f"--{option.replace('_', '-')}", getattr(layout, option), r"[\w.:-]+", "lab-1"
@@ -75,7 +76,8 @@ def write(run: Task, layout: Layout) -> str:
         config=config,
         sent=task.SENT,
         workspace=task.WORKSPACE,
-        again=" | ".join(map(str, (task.SAVED, *task.AGAIN))),
+        saved=task.SAVED,
+        again=" | ".join(map(str, task.AGAIN)),
         restarts=task.RESTARTS,
     )
 

@@ -3,6 +3,7 @@ work is refused before anything is submitted.
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import yaml
 
 from jaxlm import cli
 from jaxlm.core import errors
-from jaxlm.launch import slurm, tpu
+from jaxlm.launch import sky, slurm, tpu
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -126,6 +127,95 @@ def test_a_configuration_of_this_machine_is_sent_along(capsys, tmp_path):
     assert there in script and "train /etc/jaxlm/run.yaml --allow" in script
 
 
+def shown(capsys, *words):
+    """What `jaxlm config show WORDS` prints."""
+    assert cli.run(["config", "show", *words]) == errors.DONE
+    return capsys.readouterr().out
+
+
+def test_a_configuration_of_this_machine_is_sent_along_with_an_image(capsys, tmp_path):
+    file, there = tmp_path / "mine.yaml", tmp_path / "there.yaml"
+    file.write_text("extends: llama_1b\nname: mine\n")
+    asked = (*SKY, "--image-id=docker:x", "--dry-run", "--", "train", str(file))
+    code, text, err = written(capsys, *asked, "seed=8", "--allow-change", "data")
+    assert code == errors.DONE, err
+    script = yaml.safe_load(text)["run"].replace(sky.SENT, str(there))
+    jaxlm = "jaxlm() { printf '%s\\n' \"$@\"; }\n"
+    ran = subprocess.run(["bash", "-euc", jaxlm + script], capture_output=True, text=True)
+    folder = "run_dir=/workspace/runs/mine"
+    assert ran.stdout.split() == ["train", str(there), "--allow-change", "data", folder], ran.stderr
+    assert shown(capsys, str(there)) == shown(capsys, str(file), "seed=8")
+
+
+SAVED_OFTEN = [75] * 12 + [6] * 10 + [75] + [124, 6] * 5
+"""Codes that are started again each time, more often than a run may fail."""
+
+
+def test_slurm_counts_failures_alone(capsys, tmp_path):
+    _, script, _ = written(capsys, "slurm", "--dry-run", *TRAIN)
+
+    def again(code):
+        tools = f"srun() {{ return {code}; }}; scontrol() {{ echo $1; }}\n"
+        counted = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "99"}
+        done = subprocess.run(
+            ["bash"], input=tools + script, cwd=tmp_path, env=os.environ | counted,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (code, "")
+        return done.stdout == "requeue\n"
+
+    assert all(again(code) for code in SAVED_OFTEN)
+    assert (tmp_path / ".llama_1b-7.lost").exists()
+    assert not again(137) and not list(tmp_path.iterdir())
+    assert not again(errors.CONFIG) and not again(errors.DONE)
+
+
+def test_a_tpu_counts_failures_alone(capsys):
+    _, text, _ = written(capsys, *TPU, "--accelerator-type=v5p-8", "--dry-run", *TRAIN, "name=x")
+    script = text.partition("<<'END_OF_STARTUP'\n")[2].partition("END_OF_STARTUP")[0]
+    codes = " ".join(map(str, [*SAVED_OFTEN, 124, 0]))
+    tools = f"codes=({codes}); n=0; docker() {{ return ${{codes[n++]}}; }}; mountpoint() {{ :; }}\n"
+    done = subprocess.run(["bash"], input=tools + script, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (124, "")
+    assert len(done.stdout.splitlines()) == len(SAVED_OFTEN)
+
+
+KUBECTL = """#!/bin/bash
+echo "$*" >>calls
+case $1 in
+  get) cat state ;;
+  apply) cat >applied ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "state, verbs",
+    [("", ["get", "apply"]), ("x/Failed", ["get", "delete", "apply"]), ("x/", ["get"])],
+)
+def test_a_jobset_that_has_ended_makes_room_and_a_live_one_stays(
+    state, verbs, capsys, tmp_path, monkeypatch
+):
+    """A program in the place of kubectl, since there is no cluster."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+    (tmp_path / "state").write_text(state)
+    words = (*K8S, "--namespace=lab")
+    code, _, err = written(capsys, *words, *TRAIN, "name=x")
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[0] for call in calls] == verbs
+    assert all("jobset x --namespace=lab" in call for call in calls if "apply" not in call)
+    if "apply" in verbs:
+        assert code == errors.DONE
+        text = written(capsys, *words, "--dry-run", *TRAIN, "name=x")[1]
+        assert (tmp_path / "applied").read_text() == text
+    else:
+        assert (code, len(err.splitlines())) == (errors.CONFIG, 1)
+        assert "kubectl delete jobset x --namespace=lab" in err
+
+
 @pytest.mark.parametrize("kind", tpu.KINDS)
 def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
     """The number in a type counts cores where jax sees one device for two."""
@@ -142,7 +232,12 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         (("slurm",), "launch slurm: trains; write: jaxlm launch slurm OPTIONS -- train CONFIG"),
         (("slurm", *TRAIN, "--process=1"), "--process is for the scheduler to say; leave it out"),
         (("slurm", *TRAIN, "--alow-change=x"), "no such option: --alow-change; did you mean"),
-        (("slurm", *TRAIN, "name=x\ny"), "holds a line's end; write it into the configuration"),
+        (("slurm", *TRAIN, "name=x\ny"), "or the like; leave it out, or write it into the"),
+        (("slurm", "--python=x\ntouch y #", *TRAIN), "'--python=x\\ntouch y #' holds a line's end"),
+        ((*TPU[:2], "--image=x;touch y;gcr.io/x", *TPU[3:], "--accelerator-type=v5p-8", *TRAIN,
+          "name=x"), "--image: 'x;touch y;gcr.io/x' is not what it takes"),
+        (("k8s", "--image=x y", *K8S[2:], *TRAIN, "name=x"), "--image: 'x y' is not what it takes"),
+        (("slurm", "--gpus-per-node=h100:0", *TRAIN), "--one-process-per: gpu needs some; use"),
         (("slurm", "--nodes=3", *TRAIN, "mesh.data=2", "mesh.fsdp=8"), "mesh: data=2 x fsdp=8 x"),
         (("slurm", "--nodes=3", *TRAIN, "mesh.fsdp=8"), "mesh.fsdp=24"),
         (("slurm", "--nodes=3", *TRAIN), "batch: 256 does not split over 24 devices"),

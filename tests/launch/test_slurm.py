@@ -134,6 +134,7 @@ def test_which_codes_start_it_again(capsys, tmp_path, code, starts, end):
         requeued(job, start)
     found = until(job, *ENDED)
     assert (found["JobState"], found["Restarts"]) == (end, str(starts - 1))
+    assert not list(tmp_path.glob(".*"))  # what it counted in
 
 
 PATIENT = """#!/bin/bash

@@ -10,6 +10,7 @@ from test_files import K8S, ROOT, SKY, written
 
 from jaxlm.core import errors
 from jaxlm.core.job import COORDINATOR, PROCESS, PROCESSES
+from jaxlm.launch.task import RESTARTS
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 Count = Annotated[int, Field(ge=1)]
@@ -261,6 +262,34 @@ def test_a_jobset_is_one_of_the_api(words, config, capsys):
     assert (COORDINATOR in names) == (not tpu)  # GKE says it of TPUs
 
 
+def test_texts_that_yaml_has_other_kinds_for_stay_texts(capsys):
+    """Kubernetes expands $(NAME) of what a container is told, and takes $$ for $."""
+    words = ("train", "llama_1b", "name=on", "data.train=/workspace/$(HOME)/$$/😀")
+    options = ("--claim=true", "--namespace=null", "--queue=1")
+    found = jobset(capsys, "k8s", "--image=1.0", *options, "--nodes=2", "--dry-run", "--", *words)
+    pod = found.spec.replicatedJobs[0].template.spec.template.spec
+    (queue,) = found.metadata.labels.values()
+    claim = pod.volumes[0].persistentVolumeClaim.claimName
+    assert (found.metadata.name, found.metadata.namespace, queue) == ("on", "null", "1")
+    assert (pod.containers[0].image, claim, found.spec.network.subdomain) == ("1.0", "true", "on")
+    args = pod.containers[0].args
+    assert tuple(re.sub(r"\$(.)", r"\1", arg) for arg in args) == words
+
+
+def test_a_configmap_is_of_one_configuration(capsys):
+    """Another run of the name does not change what a live one would read when it starts again."""
+
+    def maps(*more):
+        file = str(ROOT / "configs/llama_1b.yaml")
+        text = written(capsys, *GPU, "--", "train", file, "name=x", *more)[1]
+        sent, found = yaml.safe_load_all(text)
+        pod = JobSet.model_validate(found).spec.replicatedJobs[0].template.spec.template.spec
+        assert pod.volumes[-1].configMap.name == sent["metadata"]["name"]
+        return sent["metadata"]["name"]
+
+    assert maps() == maps() != maps("seed=1")
+
+
 GPUS, TPU_CHIPS = "nvidia.com/gpu", "google.com/tpu"
 
 
@@ -327,5 +356,6 @@ def test_a_task_is_one_of_skypilots(more, capsys):
     task = SkyTask.model_validate(yaml.safe_load(text))
     assert (task.setup is None) == (task.resources.image_id is not None)
     assert re.search(r"jaxlm train llama_1b run_dir=/workspace/runs/llama_1b$", task.run.strip())
-    codes = task.resources.job_recovery.recover_on_exit_codes
-    assert codes == [errors.CLUSTER, errors.STOPPED, errors.WATCHDOG]
+    recovery = task.resources.job_recovery  # the codes are started again without end
+    assert recovery.recover_on_exit_codes == [errors.STOPPED]
+    assert recovery.max_restarts_on_errors == RESTARTS

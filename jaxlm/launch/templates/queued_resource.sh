@@ -37,9 +37,10 @@ END_OF_CONFIG
 {% endif %}
 {% if registry %}
 export HOME=/root # where docker keeps who may read the registry
-gcloud auth configure-docker {{ registry }} --quiet
+gcloud auth configure-docker {{ registry | sh }} --quiet
 {% endif %}
-for ((start = 0; start <= {{ restarts }}; start++)); do
+lost=0 # how often since it last saved and ended
+while true; do
   code=0
   docker run --rm --privileged --net=host --user=root \
     -v {{ workspace }}:{{ workspace }} -w {{ workspace }} -e XDG_CACHE_HOME={{ workspace }}/.cache \
@@ -48,9 +49,11 @@ for ((start = 0; start <= {{ restarts }}; start++)); do
 {% endif %}
     --entrypoint jaxlm {{ layout.image | sh }} {{ command }} || code=$?
   case $code in
-    {{ again }}) echo "jaxlm ended with $code: again" ;;
+    {{ saved }}) lost=0 ;; # saved
+    {{ again }}) ((++lost <= {{ restarts }})) || exit "$code" ;; # a process was lost or hung
     *) exit "$code" ;;
   esac
+  echo "jaxlm ended with $code: again"
 done
 END_OF_STARTUP
 
