@@ -28,7 +28,7 @@ ARROWS = {
     "inference": {"core", "checkpoint", "config", "families", "hub", "models", "text"},
     "plan": {
         *("core", "config", "models", "objectives", "hub.fetch", "text.tokenizer"),
-        *("inference.run", "training.step", "training.building"),
+        *("inference.run", "training.step", "training.building", "training.classifier"),
         *("training.facts", "training.objective", "training.state"),
     },
     "training.step": {"core", "objectives.base", "training.cached"},

@@ -120,8 +120,7 @@ def _changed(tried: Model, machine: Machine, words: tuple[str, ...]) -> Option |
 
 
 def _mesh_words(sizes: dict[str, int]) -> tuple[str, ...]:
-    kept = {axis: size for axis, size in sizes.items() if axis != "expert" or size > 1}
-    return tuple(f"mesh.{axis}={size}" for axis, size in kept.items())
+    return tuple(f"mesh.{axis}={size}" for axis, size in sizes.items())
 
 
 def _parts(config: RunConfig) -> list[str]:
@@ -164,6 +163,11 @@ def of_count(device: Device, count: int) -> Machine | None:
         return parse(words) if words else None
     except ConfigError:
         return None
+
+
+def differing(config: RunConfig, words: tuple[str, ...]) -> list[str]:
+    """Those of the overrides that say something else than the configuration does."""
+    return [word for word in words if changed(config, (word,)) != config]
 
 
 def changed(config: RunConfig, words: tuple[str, ...]) -> RunConfig:

@@ -3,10 +3,11 @@
 from dataclasses import asdict
 from typing import Any
 
+from jaxlm.config.schema import RunConfig
 from jaxlm.core.words import count, duration, size
 from jaxlm.plan.ahead import Ahead
 from jaxlm.plan.cost import rate, total
-from jaxlm.plan.meshes import Option, larger, nearest, ranked
+from jaxlm.plan.meshes import Option, differing, larger, nearest, ranked
 from jaxlm.plan.sketch import Sketch
 from jaxlm.plan.steptime import table
 from jaxlm.plan.tuning import Tuned, alternatives
@@ -16,7 +17,7 @@ SHARES = "parameters", "gradients", "optimizer", "activations", "loss", "collect
 
 def plan(sketch: Sketch, ahead: Ahead | None = None) -> dict[str, Any]:
     """All that is said of a sketch, as JSON has it. Bytes are of one device, seconds of a step."""
-    use, time = sketch.use, sketch.time
+    use, time, config = sketch.use, sketch.time, sketch.model.config
     found: dict[str, Any] = {
         "device": str(sketch.machine),
         "devices": sketch.machine.count,
@@ -32,10 +33,10 @@ def plan(sketch: Sketch, ahead: Ahead | None = None) -> dict[str, Any]:
         "tokens_per_step": sketch.tokens,
     }
     if sketch.fits is False:
-        found["nearest"] = [_option(option) for option in nearest(sketch)]
+        found["nearest"] = [_option(option, config) for option in nearest(sketch)]
         if not found["nearest"]:
             more = larger(sketch)
-            found["nearest"] = [_option(more)] if more else []
+            found["nearest"] = [_option(more, config)] if more else []
     if time and (speed := rate(sketch)):
         found["step"] = {
             **{k: v for k, v in asdict(time).items() if k != "communication"},
@@ -48,8 +49,8 @@ def plan(sketch: Sketch, ahead: Ahead | None = None) -> dict[str, Any]:
     price, device = sketch.machine.device.price, sketch.machine.device
     found["price"] = asdict(price) if price else None
     found["watts"] = {"number": device.watts, "source": device.watts_source}
-    found["meshes"] = [_option(option) for option in ranked(sketch)]
-    found["tuning"] = [_tuned(each) for each in alternatives(sketch)]
+    found["meshes"] = [_option(option, config) for option in ranked(sketch)]
+    found["tuning"] = [_tuned(each, config) for each in alternatives(sketch)]
     if ahead:
         found["compiled"] = asdict(ahead) | {
             "collectives": {kind: each._asdict() for kind, each in ahead.collectives.items()}
@@ -184,12 +185,11 @@ def _words(each: dict[str, Any]) -> str:
     return " ".join(each["overrides"])
 
 
-def _option(option: Option) -> dict[str, Any]:
+def _option(option: Option, config: RunConfig) -> dict[str, Any]:
+    """An option with what a person adds to the command that was given, of `config`."""
     sketch = option.sketch
     return {
-        "overrides": [
-            word for word in option.overrides if not word.endswith("=1") or "mesh" in word
-        ],
+        "overrides": differing(config, option.overrides),
         "device": str(sketch.machine),
         "total": sketch.use.total,
         "fits": sketch.fits,
@@ -197,9 +197,9 @@ def _option(option: Option) -> dict[str, Any]:
     }
 
 
-def _tuned(each: Tuned) -> dict[str, Any]:
+def _tuned(each: Tuned, config: RunConfig) -> dict[str, Any]:
     found = rate(each.sketch)
-    return _option(Option(each.overrides, each.sketch)) | {
+    return _option(Option(each.overrides, each.sketch), config) | {
         "name": each.name,
         "trained": each.trained,
         "tokens_per_second": found.tokens_per_second if found else None,

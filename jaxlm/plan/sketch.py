@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from jaxlm.config.objectives import Contrastive, Mlm
+from jaxlm.config.objectives import Contrastive, Labels, Mlm
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
 from jaxlm.core.mesh import AXES as MESH_AXES
@@ -32,6 +32,7 @@ from jaxlm.plan.memory import Step, Use, estimate
 from jaxlm.plan.steptime import Load, Time, step_time
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.training.building import build
+from jaxlm.training.classifier import headed
 from jaxlm.training.facts import EXPERT, facts, keys_seen, multiplying
 from jaxlm.training.objective import check_fits
 from jaxlm.training.state import inherit
@@ -106,13 +107,24 @@ def resolved(config: RunConfig) -> RunConfig:
 
     Raises ConfigError where the vocabulary is the tokenizer's, and the tokenizer is not here.
     """
-    config = inherit(config)
+    config = _labeled(inherit(config))
     check_fits(config.objective.type, config.model)
     vocab = config.model.vocab
     if not vocab and config.tokenizer.path:
         vocab = tokenizers.load(local(config.tokenizer.path)).vocab
     spec = config.model.filled(vocab=vocab or config.tokenizer.vocab, max_length=config.length)
     return config.model_copy(update={"model": spec})
+
+
+def _labeled(config: RunConfig) -> RunConfig:
+    """With a head for as many labels as it names, or for two, since no data is read."""
+    chosen = config.objective
+    if not isinstance(chosen, Labels):
+        return config
+    if chosen.class_weights == "balanced":
+        chosen = chosen.model_copy(update={"class_weights": None})
+    chosen = chosen.labeled(chosen.labels or ("0", "1"))
+    return headed(config.model_copy(update={"objective": chosen}))
 
 
 def model(config: RunConfig, platform: str) -> Model:

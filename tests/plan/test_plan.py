@@ -168,3 +168,28 @@ def test_every_structure_is_planned(preset):
     words = ["tokenizer.path=null", "tokenizer.type=bpe"] if preset == "gpt2_124m" else []
     found = sketch(model(resolved(load(preset, words)), "gpu"), machine("h100:2"))
     assert found.fits and cost.rate(found).seconds > 0 and cost.total(found).tokens > 0
+
+
+@pytest.mark.parametrize(
+    "preset, words, device",
+    [
+        ("gpt2_124m", ["microbatches=16"], "a100:8"),
+        ("llama_1b", ["model.experts.count=8", "mesh.expert=8"], "h100:8"),
+    ],
+)
+def test_what_is_printed_beside_a_mesh_gives_what_was_said_of_it(preset, words, device):
+    given = sketch(model(resolved(load(preset, words)), "gpu"), machine(device))
+    listed = page.plan(given)["meshes"]
+    assert len(listed) > 2
+    for each in listed:
+        again = resolved(load(preset, [*words, *each["overrides"]]))
+        found = sketch(model(again, "gpu"), machine(device))
+        assert (found.use.total, found.time.total) == (each["total"], each["seconds"])
+
+
+@pytest.mark.parametrize("preset", ["token_kinds", "sentiment"])
+def test_classifiers_are_planned_before_their_labels_are_read(preset):
+    words = ["init=null", "model.structure=encoder", "tokenizer.vocab=4096"]
+    config = resolved(load(preset, words if preset == "sentiment" else []))
+    assert config.model.head.labels == 2
+    assert sketch(model(config, "cpu"), machine("cpu:1")).use.total > 0
