@@ -31,6 +31,8 @@ VERBS = ("train", "doctor")
 """What several processes do together."""
 OURS = ("coordinator", "processes", "process")
 """Options of train that a scheduler says."""
+_BY_US = "# jaxlm launch "
+"""In every launch file: the command that wrote it."""
 
 
 @app.command("local", epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
@@ -48,6 +50,8 @@ def local(
     if not words or words[0] not in VERBS:
         what = f"{words[0]!r} is no verb of several processes" if words else "runs nothing"
         raise ConfigError("launch local", f"{what}; write: jaxlm launch local -n 2 -- train ...")
+    if ours := next((name for name in OURS if f"--{name}" in words), None):
+        raise ConfigError("launch local", f"--{ours} is for it to say; leave it out")
     return local.run(words, count, cpu_devices)
 
 
@@ -180,6 +184,9 @@ def _launch(
     text = write(_task(context, words or []))
     if out is not None:
         try:
+            if Path(out).exists() and _BY_US not in Path(out).read_text(errors="replace"):
+                what = f"{out} is there, and jaxlm launch did not write it; name another file"
+                raise ConfigError("--out", what)
             Path(out).write_text(text)
         except OSError as error:
             raise ConfigError("--out", f"{out}: {error.strerror}; name another file") from None

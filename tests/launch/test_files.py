@@ -319,3 +319,15 @@ def test_the_image_is_made_of_what_is_here_for_a_user_without_rights():
     last = text.rpartition("FROM ")[2]
     assert re.search(r"^USER 1000:1000$", last, re.MULTILINE)
     assert json.loads(re.search(r"ENTRYPOINT (.*)", last)[1]) == ["jaxlm"]  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_a_file_that_launch_did_not_write_stays(capsys, tmp_path):
+    own = tmp_path / "conf.yaml"
+    own.write_text("steps: 5\n")
+    code, _, error = written(capsys, "slurm", f"--out={own}", *TRAIN)
+    assert code == errors.CONFIG and "launch did not write it; name another file" in error
+    assert own.read_text() == "steps: 5\n"
+    for time in ("1:00:00", "2:00:00"):  # its own it renews
+        out = tmp_path / "job.sbatch"
+        assert written(capsys, "slurm", f"--out={out}", f"--time={time}", *TRAIN)[0] == errors.DONE
+        assert f"--time={time}" in out.read_text()

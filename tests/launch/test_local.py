@@ -64,6 +64,10 @@ def test_a_killed_process_ends_the_job_by_name_and_the_next_launch_goes_on(tmp_p
     "words, message",
     [
         ((), "launch local: runs nothing; write: jaxlm launch local -n 2 -- train ..."),
+        (
+            ("train", "x", "--process", "0"),
+            "launch local: --process is for it to say; leave it out",
+        ),
         (("trian", "x"), "launch local: 'trian' is no verb of several processes; write: "),
     ],
 )
