@@ -89,10 +89,10 @@ def _run(
     work = Work(path, os.path.abspath(os.path.expanduser(out)), **how)
     claim(work, tokenizers.load(local(tokenizer)))
     if executor == "slurm":
-        engines.slurm(work, workers=workers, partition=partition, time=time, say=_say)
+        engines.on_slurm(work, workers=workers, partition=partition, time=time, say=_say)
         return None
     if executor == "ray":
-        engines.ray(work, workers=workers, say=_say)
+        engines.on_ray(work, workers=workers, say=_say)
         return opened_json(work.folder / MANIFEST)
     processes = workers or os.cpu_count() or 1
     return working.tokenize(work, workers=processes, mine=mine, say=_say)

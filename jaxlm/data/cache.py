@@ -5,11 +5,15 @@ A cache is a folder `KEY/` with `train.ids`, `train.offsets`, `held.ids`, `held.
 name and renamed, so that it is whole or absent, by one process while others wait for it.
 """
 
+import errno
 import fcntl
+import functools
 import hashlib
 import json
+import math
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections import Counter
@@ -35,6 +39,10 @@ LARGE = 2**26
 VERSION = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "updated")
 """What the file systems of buckets tell of a file's content; each has names of its own."""
 SPLITS = ("train", "held")
+OLD = 5 * 86400.0
+"""Seconds after which what another host left half written is taken for dead."""
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+ELSEWHERE = "name another folder as data.cache"
 Say = Callable[[str], None]
 
 
@@ -69,8 +77,12 @@ def default_folder() -> Path:
 
 def held_out(text: str, share: float) -> bool:
     """Whether a document is held out: by its hash alone, so that its copies are held out too."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:8]) < share * 2**64
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) < limit(share)
+
+
+def limit(share: float) -> int:
+    """Documents are held out whose sha256 begins with 8 bytes below this, which fits them too."""
+    return min(math.ceil(share * 2**64), 2**64 - 1)
 
 
 def tokenized(
@@ -88,41 +100,45 @@ def tokenized(
     for what cannot be read and StorageError where the cache cannot be written.
     """
     root = default_folder() if folder is None else Path(folder).expanduser()
-    with _writing(root):
+    with writing(root, ELSEWHERE):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     what = [FORMAT, source.field, tokenizer.digest, parse_special, hold_out]
     key = _key(source, what, root)
     if (cached := _open(root / key)) is not None:
         return cached
     clear(root)
-    with _writing(root), temporary(root) as folder, alone(root / f"{key}.lock", source.path, say):
+    with (
+        writing(root, ELSEWHERE),
+        temporary(root) as folder,
+        alone(root / f"{key}.lock", source.path, say),
+    ):
         if (cached := _open(root / key)) is not None:  # another process has just written it
             return cached
         _write(folder, source, tokenizer, parse_special, hold_out, say)
         if _key(source, what, root) != key:
             raise DataError(source.path, "its files changed while they were read; run again")
-        _publish(folder, root / key)
+        publish(root, folder, root / key, lambda: _open(root / key) is not None)
     if (cached := _open(root / key)) is None:
         raise StorageError(str(root / key), "is damaged as soon as it is written; check the disk")
     return cached
 
 
 @contextmanager
-def _writing(where: Path) -> Iterator[None]:
+def writing(where: str | Path, advice: str) -> Iterator[None]:
+    """What the disk says, as a StorageError of one line."""
     try:
         yield
     except OSError as error:
-        wrong = f"cannot be written: {error.strerror}; name another folder as data.cache"
-        raise StorageError(str(where), wrong) from error
+        raise StorageError(str(where), f"cannot be written: {error.strerror}; {advice}") from error
 
 
 def digest(file: Any, root: Path) -> str:
     """sha256 of a file's bytes. That of a large or remote one is remembered in `root`."""
     with reading(file):
-        version = _version(file)
-        if version is None:
+        known = version(file)
+        if known is None or (isinstance(file, Path) and known[0] < LARGE):
             return sha256(file)
-        about = json.dumps([str(file), *version]).encode()
+        about = json.dumps([str(file), *known]).encode()
         memory = root / f"digest-{hashlib.sha256(about).hexdigest()[:32]}"
         if memory.is_file():
             return memory.read_text()
@@ -143,12 +159,11 @@ def sha256(file: Any) -> str:
     return found.hexdigest()
 
 
-def _version(file: Any) -> list[Any] | None:
-    """What changes whenever a file does and costs no reading; None where it must be read."""
+def version(file: Any) -> list[Any] | None:
+    """Size, and what changes whenever a file does; None where it must be read for that."""
     if isinstance(file, Path):
         status = file.stat()
-        large = status.st_size >= LARGE
-        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns] if large else None
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     if (remote := _remote(str(file))) is None:
         return None
     told = remote.info(str(file))
@@ -168,18 +183,26 @@ def _remote(path: str) -> Any:
         return None
 
 
+@functools.cache
+def _host() -> str:
+    """A name of this host since it was started: of all whose locks are sure to be seen here."""
+    boot = BOOT.read_text().strip() if BOOT.is_file() else ""
+    return hashlib.sha256(f"{socket.gethostname()} {boot}".encode()).hexdigest()[:12]
+
+
 @contextmanager
-def temporary(root: Path) -> Iterator[Path]:
+def temporary(root: Path, mode: int = 0o700) -> Iterator[Path]:
     """A new folder in `root` that others leave alone while this process lives, and that then goes.
 
-    Where files cannot be locked, nothing is cleared either.
+    mode: less the umask, of a folder that gets another name when it is whole. Where files cannot be
+    locked, nothing is cleared either.
     """
-    folder = root / f"tmp-{uuid.uuid4().hex}"
+    folder = root / f"tmp-{_host()}-{uuid.uuid4().hex}"
     with (root / "lock").open("w") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
         try:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=mode)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -204,13 +227,23 @@ def alone(lock: Path, where: str, say: Say | None) -> Iterator[None]:
 
 
 def clear(root: Path) -> None:
-    """Remove what killed processes left half written, when no other process writes."""
+    """Remove what killed processes left half written, when no other process writes.
+
+    A disk that hosts share may keep the locks of each to itself: what another host writes goes when
+    nothing in it has changed for days.
+    """
     with suppress(OSError), (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for left in root.glob("tmp-*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.name.startswith(f"tmp-{_host()}-") or _idle(left) > OLD:
+                shutil.rmtree(left, ignore_errors=True)
         for left in root.glob("*.lock"):
             left.unlink(missing_ok=True)
+
+
+def _idle(folder: Path) -> float:
+    """Seconds since anything in a folder was changed."""
+    return time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _key(source: Source, what: list[Any], root: Path) -> str:
@@ -226,7 +259,7 @@ def _open(folder: Path) -> Cached | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         tokens = [_mapped(folder, split, manifest) for split in SPLITS]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, DataError):
         return None
     return Cached(*tokens, counts=manifest["counts"])
 
@@ -241,9 +274,15 @@ def _mapped(folder: Path, split: str, manifest: dict[str, Any]) -> Tokens:
         file = folder / f"{split}.{name}"
         if file.stat().st_size != size * np.dtype(dtype).itemsize:
             raise ValueError(f"{file} is not whole")
-        empty = np.zeros(0, dtype)  # a file of no bytes cannot be mapped
-        arrays.append(np.asarray(np.memmap(file, dtype, "r")) if size else empty)
+        arrays.append(mapped(file, dtype))
     return Tokens(*arrays, where=str(folder / f"{split}.ids"), digest=f"{folder.name}-{split}")
+
+
+def mapped(path: Path, dtype: str) -> np.ndarray:
+    """A file as an array that is read where it is looked at. Raises DataError."""
+    with reading(path):
+        empty = np.zeros(0, dtype)  # a file of no bytes cannot be mapped
+        return np.asarray(np.memmap(path, dtype, "r")) if path.stat().st_size else empty
 
 
 def _write(
@@ -269,15 +308,24 @@ def _write(
         sync(stream)
 
 
-def _publish(folder: Path, final: Path) -> None:
-    """Give a finished cache its name, unless another process was quicker."""
-    try:
-        folder.rename(final)
-    except OSError:
-        if _open(final) is not None:
-            return
-        shutil.rmtree(final)  # damaged: something else wrote or cut it
-        folder.rename(final)
+def publish(root: Path, new: Path, final: Path, whole: Callable[[], bool]) -> None:
+    """Give what is finished in `root` its name, in the place of what is damaged or older.
+
+    whole: whether what has that name is as good: another process was quicker, and its work stays.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with temporary(root) as old:
+        while True:
+            try:
+                new.rename(final)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            if whole():
+                return
+            with suppress(FileNotFoundError):  # where another has moved it away
+                final.rename(old / uuid.uuid4().hex)
     parent = os.open(final.parent, os.O_RDONLY)
     try:
         os.fsync(parent)

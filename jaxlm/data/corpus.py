@@ -18,7 +18,6 @@ rows are those of the texts themselves.
 
 import hashlib
 import json
-import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.core.errors import DataError
-from jaxlm.data.cache import Cached, Say, Tokens, default_folder, digest
+from jaxlm.data.cache import Cached, Say, Tokens, default_folder, digest, limit, mapped
 from jaxlm.data.files import local, reading
 from jaxlm.data.stretches import Stretches
 from jaxlm.text.tokenizer import Tokenizer
@@ -41,13 +40,11 @@ HASH = 16
 
 def opened_json(path: Path) -> dict[str, Any]:
     """What a file of JSON says; empty where there is none. Raises DataError for a damaged one."""
-    try:
-        with reading(path):
+    with reading(path):
+        try:
             return json.loads(path.read_bytes())
-    except DataError:
-        if path.exists():
-            raise
-        return {}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
 
 
 def signed(manifest: dict[str, Any]) -> str:
@@ -62,13 +59,33 @@ def shard_folder(folder: Path, number: int) -> Path:
 
 
 def damage(folder: Path, digests: dict[str, str], root: Path) -> str:
-    """What is wrong with the files of a shard; empty where nothing is. root: as of cache.digest."""
+    """What is wrong with the files of a shard; empty where nothing is. root: as of cache.digest.
+
+    Raises DataError for one that cannot be read.
+    """
     for name in FILES:
         path = folder / name
-        if not path.is_file():
+        if not _there(path):
             return f"{name} is missing"
         if (found := digest(path, root)) != digests[name]:
             return f"{name} has sha256 {found[:12]}, not {digests[name][:12]}"
+    return ""
+
+
+def _there(path: Path) -> bool:
+    with reading(path):
+        return path.is_file()
+
+
+def _missized(folder: Path, shard: dict[str, Any], dtype: str) -> str:
+    """As `damage`, by the sizes of the files alone."""
+    documents = shard["documents"]
+    sizes = shard["tokens"] * np.dtype(dtype).itemsize, 8 * (documents + 1), HASH * documents
+    for name, size in zip(FILES, sizes, strict=True):
+        if not _there(folder / name):
+            return f"{name} is missing"
+        if (found := (folder / name).stat().st_size) != size:
+            return f"{name} has {found:,} bytes, not {size:,}"
     return ""
 
 
@@ -80,26 +97,23 @@ def open_corpus(
     hold_out: float = 0.0,
     cache: str | Path | None = None,
     say: Say | None = None,
+    verify: bool = True,
 ) -> Cached:
     """The tokens in a folder, every shard of which has its digest; as of cache.tokenized.
 
-    Digests of large files are remembered in `cache`. Raises DataError for a folder that is not
-    finished, was made with another tokenizer, or is damaged.
+    Digests of large files are remembered in `cache`. verify: compare digests, not sizes alone,
+    which is enough where another process verifies. Raises DataError for a folder that is not
+    finished, was made with another tokenizer, is damaged, or cannot be read.
     """
     folder = local(path)
     manifest = _manifest(folder, tokenizer, parse_special)
     root = default_folder() if cache is None else Path(cache).expanduser()
     with suppress(OSError):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check(folder, manifest, root, verify)
     if say:
-        say(f"{path}: {manifest['tokens']:,} tokens in {len(manifest['shards'])} shards, verified")
-    for number, shard in enumerate(manifest["shards"]):
-        where = shard_folder(folder, number)
-        if wrong := damage(where, shard["digests"], root):
-            raise DataError(str(where), f"{wrong}; `jaxlm data tokenize` makes it anew")
-    offsets = folder / manifest["offsets"]["file"]
-    if not offsets.is_file() or digest(offsets, root) != manifest["offsets"]["digest"]:
-        raise DataError(str(offsets), "is damaged; `jaxlm data tokenize` makes it anew")
+        how = "verified" if verify else "of their sizes"
+        say(f"{path}: {manifest['tokens']:,} tokens in {len(manifest['shards'])} shards, {how}")
     whole = hashlib.sha256(json.dumps([manifest["digest"], hold_out]).encode()).hexdigest()[:32]
     held = _held(folder, manifest, hold_out)
     counts = {"documents": manifest["documents"], "empty": manifest["counts"].get("empty", 0)}
@@ -133,15 +147,30 @@ def _manifest(folder: Path, tokenizer: Tokenizer, parse_special: bool) -> dict[s
     return manifest
 
 
+def _check(folder: Path, manifest: dict[str, Any], root: Path, verify: bool) -> None:
+    """Raise DataError for a file that is not as the manifest says. Arguments: of open_corpus."""
+    for number, shard in enumerate(manifest["shards"]):
+        where = shard_folder(folder, number)
+        if verify:
+            wrong = damage(where, shard["digests"], root)
+        else:
+            wrong = _missized(where, shard, manifest["dtype"])
+        if wrong:
+            raise DataError(str(where), f"{wrong}; `jaxlm data tokenize` makes it anew")
+    offsets, size = folder / manifest["offsets"]["file"], 8 * (manifest["documents"] + 1)
+    whole = _there(offsets) and offsets.stat().st_size == size
+    if not whole or (verify and digest(offsets, root) != manifest["offsets"]["digest"]):
+        raise DataError(str(offsets), "is damaged; `jaxlm data tokenize` makes it anew")
+
+
 def _held(folder: Path, manifest: dict[str, Any], share: float) -> np.ndarray | None:
     """bool [documents]: which are held out, by the same hash as of texts; None where none is."""
     if not share:
         return None
-    limit = np.uint64(min(math.ceil(share * 2**64), 2**64 - 1))
     found = [np.zeros(0, bool)]
     for number in range(len(manifest["shards"])):
-        hashes = np.fromfile(shard_folder(folder, number) / FILES[2], ">u8").reshape(-1, HASH // 8)
-        found.append(hashes[:, 0].astype(np.uint64) < limit)
+        hashes = mapped(shard_folder(folder, number) / FILES[2], ">u8").reshape(-1, HASH // 8)
+        found.append(hashes[:, 0].astype(np.uint64) < np.uint64(limit(share)))
     return np.concatenate(found)
 
 
@@ -163,9 +192,3 @@ def _stream(folder: Path, manifest: dict[str, Any], chosen: np.ndarray | None, n
     ids = [mapped(shard_folder(folder, n) / FILES[0], dtype) for n in range(len(shards))]
     stream: Any = Stretches(ids, file, first - tokens[file], last - first)
     return Tokens(stream, offsets, str(folder), name)
-
-
-def mapped(path: Path, dtype: str) -> np.ndarray:
-    """A file as an array that is read where it is looked at."""
-    empty = np.zeros(0, dtype)  # a file of no bytes cannot be mapped
-    return np.asarray(np.memmap(path, dtype, "r")) if path.stat().st_size else empty

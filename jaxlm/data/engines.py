@@ -16,9 +16,10 @@ from typing import Any
 
 from jaxlm.core import errors
 from jaxlm.core.errors import ClusterError, ConfigError, JaxlmError
-from jaxlm.data import tokenizing, workers
+from jaxlm.data import tokenizing
 from jaxlm.data.cache import Say
 from jaxlm.data.tokenizing import Work
+from jaxlm.data.workers import conclude
 
 LOGS = "logs"
 
@@ -54,7 +55,7 @@ class Stage:
     def _run(self, rank: int, world_size: int) -> None:
         work, found = self.work, tokenizing.parts(self.work)
         if self.name == "finish":
-            workers.conclude(work, found, (rank, world_size), print)
+            conclude(work, found, (rank, world_size), print)
             return
         write = self.name == "write"
         repeated = tokenizing.find_repeats(work, len(found)) if write and work.deduplicate else None
@@ -65,7 +66,7 @@ class Stage:
                 tokenizing.hash_texts(work, part)
 
 
-def ray(work: Work, *, workers: int, say: Say) -> None:
+def on_ray(work: Work, *, workers: int, say: Say) -> None:
     """Run all stages on the Ray cluster of RAY_ADDRESS, or on one started here, and wait.
 
     workers: most tasks at a time, 0 for as many as fit. Raises what the first task that failed
@@ -90,7 +91,7 @@ def ray(work: Work, *, workers: int, say: Say) -> None:
         ray.shutdown()
 
 
-def slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -> None:
+def on_slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -> None:
     """Give SLURM an array of jobs for each stage, each after the one before, and return.
 
     workers: most jobs of an array at a time, 0 for as many as fit; partition, time: as of sbatch.

@@ -68,8 +68,9 @@ def local(path: str) -> Path:
 
 
 def is_tokens(path: str) -> bool:
-    """Whether it is a folder of tokens, which `jaxlm data tokenize` made."""
-    return "://" not in path and (local(path) / TOKENS).is_file()
+    """Whether it is a folder of tokens, which `jaxlm data tokenize` made. Raises DataError."""
+    with reading(path):
+        return "://" not in path and (local(path) / TOKENS).is_file()
 
 
 def suffix(file: Any) -> str:

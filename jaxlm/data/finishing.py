@@ -14,8 +14,10 @@ from jaxlm.data.tokenizing import (
     Part,
     Work,
     find_repeats,
+    making,
     repeats_of,
     shard_key,
+    stale,
     write_json,
     writing,
 )
@@ -28,7 +30,8 @@ def shards_of(work: Work, found: list[Part]) -> tuple[list[dict[str, Any]], list
         shards, old = [], []
         for part in found:
             shards.append(corpus.opened_json(shard_folder(work.folder, part.number) / SHARD))
-            if shards[-1].get("key") != shard_key(work, part, repeats_of(work, repeated, part)):
+            key = shard_key(work, part, repeats_of(work, repeated, part))
+            if shards[-1].get("key") != key or (repeated is not None and stale(work, part)):
                 old.append(part.number)
     return shards, old
 
@@ -53,21 +56,23 @@ def finish(work: Work, shards: list[dict[str, Any]]) -> dict[str, Any]:
             "offsets": _offsets(work, shards),
             "shards": shards,
         }
-        with cache.temporary(work.folder) as new:
+        with making(work) as new:
             write_json(new / corpus.MANIFEST, {**said, "digest": corpus.signed(said)})
             (new / corpus.MANIFEST).replace(work.folder / corpus.MANIFEST)
-        _tidy(work, len(shards), said["offsets"]["file"])
+        used = {said["offsets"]["file"]}
+        used |= {find_repeats(work, len(shards))} if work.deduplicate else set()
+        _tidy(work, len(shards), used)
         return said
 
 
 def _offsets(work: Work, shards: list[dict[str, Any]]) -> dict[str, str]:
     """Write where every document of all shards starts; (file, digest), as the manifest has it."""
-    with cache.temporary(work.folder) as new:
+    with making(work) as new:
         before = 0
         with (new / "offsets").open("wb") as stream:
             stream.write(np.int64(0).astype("<i8").tobytes())
             for number, shard in enumerate(shards):
-                ends = corpus.mapped(shard_folder(work.folder, number) / FILES[1], "<i8")[1:]
+                ends = cache.mapped(shard_folder(work.folder, number) / FILES[1], "<i8")[1:]
                 stream.write((ends + before).astype("<i8").tobytes())
                 before += shard["tokens"]
             sync(stream)
@@ -77,12 +82,13 @@ def _offsets(work: Work, shards: list[dict[str, Any]]) -> dict[str, str]:
     return {"file": name, "digest": found}
 
 
-def _tidy(work: Work, count: int, offsets: str) -> None:
-    """Remove what is of parts that are no more, and offsets of another manifest."""
+def _tidy(work: Work, count: int, used: set[str]) -> None:
+    """Remove what is of parts that are no more, and what only another manifest was made from."""
     for path in work.folder.glob("offsets-*"):
-        if path.name != offsets:
+        if path.name not in used:
             path.unlink(missing_ok=True)
+    old = [path for path in work.folder.glob("repeats-*") if path.name not in used]
     for room in (SHARDS, TEXTS):
-        for path in (work.folder / room).glob("[0-9]*"):
-            if int(path.name) >= count:
-                shutil.rmtree(path, ignore_errors=True)
+        old += [path for path in (work.folder / room).glob("[0-9]*") if int(path.name) >= count]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)

@@ -222,9 +222,10 @@ def documents(
     parse_special: bool = False,
     cache: str | Path | None = None,
     say: Say | None = None,
+    verify: bool = True,
 ) -> Opener:
     """Opens sources of documents, tokenized or from the cache or from a folder of tokens; rows:
-    those of such a stream.
+    those of such a stream. verify: as of corpus.open_corpus.
 
     Raises DataError for a source without any.
     """
@@ -232,7 +233,7 @@ def documents(
     def opened(source: Source, hold_out: float) -> Opened:
         how: Any = {"parse_special": parse_special, "hold_out": hold_out, "say": say}
         if is_tokens(source.path):
-            found = open_corpus(source.path, tokenizer, cache=cache, **how)
+            found = open_corpus(source.path, tokenizer, cache=cache, verify=verify, **how)
         else:
             found = tokenized(source, tokenizer, folder=cache, **how)
         _not_empty(source, found, hold_out)

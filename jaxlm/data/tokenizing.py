@@ -12,17 +12,15 @@ which order they come.
 import functools
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.core.errors import ConfigError, DataError, StorageError
+from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.data import cache, corpus, repeats, sources
 from jaxlm.data.corpus import FILES, FORMAT, HASH, SHARD, TOKENIZER, shard_folder
 from jaxlm.data.encoding import Writer, batches, encoded, sync
@@ -107,15 +105,17 @@ def claim(work: Work, tokenizer: Tokenizer) -> None:
     folder, said = work.folder, {"format": FORMAT, **work.options, "tokenizer": tokenizer.digest}
     with writing(work):
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / TOKENS).is_file():
-            other = sorted({path.name for path in folder.iterdir()} - {TOKENIZER})
-            if other := [name for name in other if "lock" not in name and name[:4] != "tmp-"]:
-                what = f"holds {other[0]}, which this did not make; name another folder"
-                raise ConfigError(str(folder), what)
-        with cache.temporary(folder) as new, cache.alone(folder / "claim.lock", work.path, None):
+        names = {path.name for path in folder.iterdir() if path.suffix != ".lock"}
+        other = sorted(name for name in names - {TOKENIZER, "lock"} if name[:4] != "tmp-")
+        # Looked for after the names: whoever begins the folder meanwhile writes it before others.
+        if other and not (folder / TOKENS).is_file():
+            what = f"holds {other[0]}, which this did not make; name another folder"
+            raise ConfigError(str(folder), what)
+        with making(work) as new, cache.alone(folder / "claim.lock", work.path, None):
             if not (there := corpus.opened_json(folder / TOKENS)):
                 tokenizer.save(new / TOKENIZER)
-                _replace(folder, new / TOKENIZER, folder / TOKENIZER)
+                final = folder / TOKENIZER
+                cache.publish(folder, new / TOKENIZER, final, lambda: _is(final, tokenizer))
                 write_json(new / TOKENS, said)
                 (new / TOKENS).replace(folder / TOKENS)
                 there = said
@@ -130,20 +130,62 @@ def claim(work: Work, tokenizer: Tokenizer) -> None:
         raise DataError(str(folder / TOKENIZER), f"is damaged; remove {folder} and begin again")
 
 
+def _is(folder: Path, tokenizer: Tokenizer) -> bool:
+    try:
+        return tokenizers.load(str(folder)).digest == tokenizer.digest
+    except DataError:  # damaged, or moved away meanwhile
+        return False
+
+
 def hash_texts(work: Work, part: Part) -> None:
     """Hash the texts of a part, unless it is done."""
     with writing(work):
+        seen = _seen(work, part)
         key, folder = _text_key(work, part), texts_folder(work, part.number)
-        if corpus.opened_json(folder / SHARD).get("key") == key:
-            return
-        with cache.temporary(work.folder) as new:
-            with (new / HASHES).open("wb") as stream:
-                for text in sources.read(work, Counter(), list(part.files)):
-                    stream.write(_hash(text))
-                sync(stream)
-            _unchanged(part, _text_key(work, part), key)
-            write_json(new / SHARD, {"key": key})
-            _replace(work.folder, new, folder)
+        if corpus.opened_json(folder / SHARD).get("key") != key:
+            with making(work) as new:
+                with (new / HASHES).open("wb") as stream:
+                    for text in sources.read(work, Counter(), list(part.files)):
+                        stream.write(_hash(text))
+                    sync(stream)
+                _unchanged(part, _text_key(work, part), key)
+                write_json(new / SHARD, {"key": key})
+                cache.publish(work.folder, new, folder, lambda: not stale(work, part))
+        with making(work) as new:
+            (new / "seen").write_text(seen)
+            (new / "seen").replace(_seen_file(work, part))
+
+
+def stale(work: Work, part: Part) -> bool:
+    """Whether the hashes of a part's texts are of other texts than its files hold now, or none."""
+    there = corpus.opened_json(texts_folder(work, part.number) / SHARD)
+    return there.get("key") != _text_key(work, part)
+
+
+def unhashed(work: Work, found: list[Part]) -> list[int]:
+    """The parts without hashes, or whose files look otherwise than when they were hashed.
+
+    Reads no file: every job asks this of the parts of all.
+    """
+    missing = set(without(work.folder / TEXTS, len(found)))
+    for part in found:
+        file = _seen_file(work, part)
+        if not file.is_file() or file.read_text() != _seen(work, part):
+            missing.add(part.number)
+    return sorted(missing)
+
+
+def _seen_file(work: Work, part: Part) -> Path:
+    return work.digests / f"texts-{part.number:05d}"
+
+
+def _seen(work: Work, part: Part) -> str:
+    """The names of a part's files, their sizes, and when each was changed."""
+    files = []
+    for file in part.files:
+        with reading(file):
+            files.append([str(file), cache.version(file) or cache.digest(file, work.digests)])
+    return _key(files)
 
 
 def find_repeats(work: Work, count: int) -> str:
@@ -153,10 +195,10 @@ def find_repeats(work: Work, count: int) -> str:
     """
     with writing(work):
         folders = [texts_folder(work, number) for number in range(count)]
-        key = _key(*(corpus.opened_json(folder / SHARD)["key"] for folder in folders))
+        key = _key(*(corpus.opened_json(folder / SHARD).get("key") for folder in folders))
         final = work.folder / f"repeats-{key[:32]}"
         lock = work.folder / "repeats.lock"
-        with cache.temporary(work.folder) as new, cache.alone(lock, work.path, None):
+        with making(work) as new, cache.alone(lock, work.path, None):
             if not final.is_dir():
                 hashes = [_hashes(folder) for folder in folders]
                 ends = np.cumsum([each.shape[0] for each in hashes])
@@ -165,7 +207,7 @@ def find_repeats(work: Work, count: int) -> str:
                     with (new / "repeats" / f"{number:05d}").open("wb") as stream:
                         own.tofile(stream)
                         sync(stream)
-                _replace(work.folder, new / "repeats", final)
+                cache.publish(work.folder, new / "repeats", final, final.is_dir)
     return final.name
 
 
@@ -176,7 +218,8 @@ def texts_folder(work: Work, number: int) -> Path:
 
 def without(folder: Path, count: int) -> list[int]:
     """The parts of which `folder` has nothing yet: TEXTS or SHARDS."""
-    return [n for n in range(count) if not (folder / f"{n:05d}" / SHARD).is_file()]
+    with reading(folder):
+        return [n for n in range(count) if not (folder / f"{n:05d}" / SHARD).is_file()]
 
 
 def write_shard(work: Work, part: Part, repeated: str | None = None) -> dict[str, Any]:
@@ -188,10 +231,11 @@ def write_shard(work: Work, part: Part, repeated: str | None = None) -> dict[str
     with writing(work):
         drop = repeats_of(work, repeated, part)
         key, folder = shard_key(work, part, drop), shard_folder(work.folder, part.number)
-        there = corpus.opened_json(folder / SHARD)
-        if there.get("key") == key and not corpus.damage(folder, there["digests"], work.digests):
+        if there := _whole(work, folder, key):
             return there
-        with cache.temporary(work.folder) as new:
+        if repeated is not None and stale(work, part):
+            raise _changed(part)
+        with making(work) as new:
             said = _tokenize(work, part, drop, new)
             _unchanged(part, shard_key(work, part, drop), key)
             read = [
@@ -204,8 +248,15 @@ def write_shard(work: Work, part: Part, repeated: str | None = None) -> dict[str
             ]
             said = {"format": FORMAT, "key": key, "files": read, **said}
             write_json(new / SHARD, said)
-            _replace(work.folder, new, folder)
+            cache.publish(work.folder, new, folder, lambda: bool(_whole(work, folder, key)))
         return said
+
+
+def _whole(work: Work, folder: Path, key: str) -> dict[str, Any]:
+    """What the shard.json of a shard that is as it should be says; else empty."""
+    there = corpus.opened_json(folder / SHARD)
+    done = there.get("key") == key and not corpus.damage(folder, there["digests"], work.digests)
+    return there if done else {}
 
 
 def _tokenize(work: Work, part: Part, drop: np.ndarray | None, folder: Path) -> dict[str, Any]:
@@ -219,6 +270,8 @@ def _tokenize(work: Work, part: Part, drop: np.ndarray | None, folder: Path) -> 
         for batch in batches(sources.read(work, counts, list(part.files))):
             gone = np.zeros(len(batch), bool) if drop is None else drop[row : row + len(batch)]
             row += len(batch)
+            if gone.size < len(batch):
+                raise _changed(part)
             counts["repeated"] += int(gone.sum())
             kept = [text for text, again in zip(batch, gone, strict=True) if not again]
             for text, ids in zip(kept, encoded(kept, tokenizer, work.parse_special), strict=True):
@@ -248,7 +301,7 @@ def repeats_of(work: Work, repeated: str | None, part: Part) -> np.ndarray | Non
 
 
 def _hashes(folder: Path) -> np.ndarray:
-    return corpus.mapped(folder / HASHES, "u1").reshape(-1, HASH)
+    return cache.mapped(folder / HASHES, "u1").reshape(-1, HASH)
 
 
 def _hash(text: str) -> bytes:
@@ -277,8 +330,12 @@ def _digests(work: Work, part: Part) -> list[list[str]]:
 
 def _unchanged(part: Part, now: str, before: str) -> None:
     if now != before:
-        where = str(part.files[0])
-        raise DataError(where, "changed while it was read; run the same line again")
+        raise _changed(part)
+
+
+def _changed(part: Part) -> DataError:
+    where = str(part.files[0])
+    return DataError(where, "changed while it was read; run the same line again")
 
 
 def _size(file: Any) -> int:
@@ -294,29 +351,15 @@ def write_json(path: Path, said: dict[str, Any]) -> None:
         sync(stream)
 
 
-def _replace(root: Path, new: Path, final: Path) -> None:
-    """Give a finished folder below `root` its name, in the place of an older one."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with cache.temporary(root) as old:
-        if final.exists():
-            final.rename(old / "old")
-        new.rename(final)
-    parent = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+def making(work: Work) -> AbstractContextManager[Path]:
+    """A new folder in that of the tokens, for whoever may read what is made there."""
+    return cache.temporary(work.folder, 0o777)
 
 
 def _shown(value: Any) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else json.dumps(value)
 
 
-@contextmanager
-def writing(work: Work) -> Iterator[None]:
+def writing(work: Work) -> AbstractContextManager[None]:
     """What the disk says, as one line; what is done stays."""
-    try:
-        yield
-    except OSError as error:
-        wrong = f"cannot be written: {error.strerror}; mend it and run the same line again"
-        raise StorageError(work.out, f"{wrong}: what is done stays") from error
+    return cache.writing(work.out, "mend it and run the same line again: what is done stays")

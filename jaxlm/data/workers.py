@@ -14,12 +14,12 @@ from jaxlm.data.cache import Say
 from jaxlm.data.corpus import SHARDS
 from jaxlm.data.finishing import finish, shards_of
 from jaxlm.data.tokenizing import (
-    TEXTS,
     Part,
     Work,
     find_repeats,
     hash_texts,
     parts,
+    unhashed,
     without,
     write_shard,
 )
@@ -60,7 +60,10 @@ def tokenize(
     repeated = None
     if work.deduplicate:
         _each(hash_texts, [(work, part) for part in own], workers)
-        if left := without(work.folder / TEXTS, len(found)):
+        if left := unhashed(work, found):
+            if mine[1] == 1:
+                where = str(found[left[0]].files[0])
+                raise DataError(where, "changed while it was read; run the same line again")
             say(f"{len(left)} of {len(found)} parts are to be hashed by other jobs; {AGAIN}")
             return None
         repeated = find_repeats(work, len(found))

@@ -74,7 +74,8 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
     check_spec(spec, config, tokenizer)
     layout = lay_out(config, voice)
     check_batch(config.batch, config.microbatches, layout.size("batch"))
-    data, held = distributed.together("data", partial(reading.read, config, tokenizer, voice.say))
+    opening = partial(reading.read, config, tokenizer, voice.say, verify=distributed.index() == 0)
+    data, held = distributed.together("data", opening)
     if distributed.index() == 0:
         reading.report(data, tokenizer, folder, voice.say)
     check_best(config, scored=held is not None)

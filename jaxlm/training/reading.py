@@ -25,8 +25,8 @@ Say = Callable[[str], None]
 AUDIT, LOST = "audit.json", "dropped.jsonl"
 
 
-def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
-    """How the sources of a run are opened."""
+def opener(config: RunConfig, tokenizer: Tokenizer, say: Say, verify: bool = True) -> Opener:
+    """How the sources of a run are opened. verify: as of corpus.open_corpus."""
     chosen, how, length = config.objective, config.examples, config.length
     if chosen.type == "sft":
         return pipeline.answers(tokenizer, how, length=length, say=say)
@@ -37,7 +37,7 @@ def opener(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
     if isinstance(chosen, Seq2seq):
         start = config.model.encoder.start
         return paired.opener(tokenizer, chosen, how, length=length, start=start, say=say)
-    return documents(config, tokenizer, say)
+    return documents(config, tokenizer, say, verify)
 
 
 def reads(config: RunConfig) -> Reads:
@@ -47,7 +47,7 @@ def reads(config: RunConfig) -> Reads:
     return Reads(model.embedding.types > 1, model.encoder.start if pair else None)
 
 
-def documents(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
+def documents(config: RunConfig, tokenizer: Tokenizer, say: Say, verify: bool = True) -> Opener:
     """How sources of documents are opened. Raises ConfigError for a token that is not there."""
     return pipeline.documents(
         tokenizer,
@@ -55,6 +55,7 @@ def documents(config: RunConfig, tokenizer: Tokenizer, say: Say) -> Opener:
         parse_special=config.data.parse_special,
         cache=config.data.cache,
         say=say,
+        verify=verify,
     )
 
 
@@ -75,10 +76,16 @@ def _rows(config: RunConfig, tokenizer: Tokenizer) -> Callable[[Tokens], Rows]:
     return lambda stream: Windows(stream, length, tokenizer.vocab, tokenizer.pad)
 
 
-def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Dataset | None]:
-    """The training and the validation data. Raises DataError and ConfigError."""
+def read(
+    config: RunConfig, tokenizer: Tokenizer, say: Say, *, verify: bool = True
+) -> tuple[Dataset, Dataset | None]:
+    """The training and the validation data. Raises DataError and ConfigError.
+
+    verify: compare the digests of tokens with those of their manifests; of several processes that
+    read the same folder one does, and all compare their data afterwards.
+    """
     data, length, pad = config.data, config.length, tokenizer.pad
-    how = opener(config, tokenizer, say)
+    how = opener(config, tokenizer, say, verify)
     train, held = pipeline.open_data(
         data.train, data.validation, how, length=length, pad=pad, seed=config.seed
     )
@@ -87,7 +94,8 @@ def read(config: RunConfig, tokenizer: Tokenizer, say: Say) -> tuple[Dataset, Da
     _check_learns(config, train)
     if data.replay is None:
         return train, held
-    share, rows = data.replay.weight or 0.0, documents(config, tokenizer, say)(data.replay, 0.0)
+    open_ = documents(config, tokenizer, say, verify)
+    share, rows = data.replay.weight or 0.0, open_(data.replay, 0.0)
     say(f"{data.replay.path}: {share:.3g} of the rows, again, of {rows.train.count:,}")
     return train.replaying(rows.train, share), held
 

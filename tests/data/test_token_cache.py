@@ -245,9 +245,22 @@ def test_a_living_process_is_not_cleared_away(tmp_path):
     with cache.temporary(tmp_path) as folder:
         cache.clear(tmp_path)
         assert folder.exists()
-    (tmp_path / "tmp-left").mkdir()
+    (tmp_path / folder.name).mkdir()  # as a process leaves it that is killed
     cache.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_what_another_host_writes_is_cleared_away_when_it_is_days_old(tmp_path):
+    (folder := tmp_path / "tmp-another").mkdir()
+    for path in (file := folder / "train.ids", folder):
+        path.touch()
+        os.utime(path, (0, 0))
+    os.utime(file)
+    cache.clear(tmp_path)
+    assert file.exists()
+    os.utime(file, (0, 0))
+    cache.clear(tmp_path)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("name", ["train.ids", "held.offsets", "manifest.json"])

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import gzip
 import json
 import os
@@ -5,6 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +193,108 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(source, tokenizer, t
     ]
 
 
+def test_of_other_corpora_nothing_stays(source, tokenizer, tmp_path):
+    own = tmp_path / "source"
+    shutil.copytree(source, own)
+    made(own, tmp_path / "out", tokenizer, deduplicate=True)
+    (own / "b.jsonl.gz").write_bytes(gzip.compress(jsonl([TEXTS[0], "another"])))
+    again = made(own, tmp_path / "out", tokenizer, deduplicate=True)
+    whole = made(own, tmp_path / "whole", tokenizer, deduplicate=True)
+    assert content(again) == content(whole) and len([*again.glob("repeats-*")]) == 1
+
+
+def test_texts_that_change_after_they_are_hashed_are_hashed_again(source, tokenizer, tmp_path):
+    own, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(source, own)
+    for place in (0, 1):
+        made(own, out, tokenizer, mine=(place, 2), deduplicate=True)
+    work = Work(str(own), str(out), deduplicate=True)
+    found = tokenizing.parts(work)
+    repeated = tokenizing.find_repeats(work, len(found))
+    (own / "b.jsonl.gz").write_bytes(gzip.compress(jsonl(TEXTS)))
+    assert tokenizing.unhashed(work, found) == [1]
+    with pytest.raises(DataError, match=r"b\.jsonl\.gz: changed while it was read"):
+        tokenizing.write_shard(work, found[1], repeated)
+    said = []
+    assert workers.tokenize(work, workers=1, mine=(0, 2), say=said.append) is None
+    assert "1 of 5 parts are to be hashed by other jobs" in said[-1]
+    for place in (1, 0):
+        made(own, out, tokenizer, mine=(place, 2), deduplicate=True)
+    assert content(out) == content(made(own, tmp_path / "whole", tokenizer, deduplicate=True))
+
+
+def at_once(call, *given):
+    """What it returns to four threads that call it at one time."""
+    barrier = threading.Barrier(4)
+
+    def called():
+        barrier.wait(60)
+        return call(*given)
+
+    with ThreadPoolExecutor(4) as pool:
+        return [each.result() for each in [pool.submit(called) for _ in range(4)]]
+
+
+def unlocked(*given):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_jobs_that_do_the_same_at_once_agree(source, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", unlocked)  # on a disk that cannot tell them of each other
+    own = tmp_path / "source"
+    shutil.copytree(source, own)
+    work = Work(str(own), str(tmp_path / "out"), deduplicate=True)
+    for _ in range(2):  # into nothing, then over what is there
+        at_once(claim, work, tokenizer)
+        found = tokenizing.parts(work)
+        for part in found:
+            at_once(tokenizing.hash_texts, work, part)
+        (repeated,) = set(at_once(tokenizing.find_repeats, work, len(found)))
+        for part in found:
+            first, *others = at_once(tokenizing.write_shard, work, part, repeated)
+            assert others == [first] * 3
+        whole = tmp_path / f"whole-{len(found)}"
+        made(own, tmp_path / "out", tokenizer, deduplicate=True)
+        assert content(tmp_path / "out") == content(made(own, whole, tokenizer, deduplicate=True))
+        for path in own.glob("*.jsonl*"):
+            path.unlink()
+
+
+def test_who_may_read_a_folder_may_read_all_of_it(source, tokenizer, tmp_path):
+    (usual := tmp_path / "usual").mkdir()
+    (file := usual / "file").touch()
+    out = made(source, tmp_path / "out", tokenizer, deduplicate=True)
+    for path in out.rglob("*"):
+        assert path.stat().st_mode == (usual if path.is_dir() else file).stat().st_mode, path
+
+
+@contextmanager
+def nobody():
+    """Meanwhile not root, who may read everything."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def test_what_may_not_be_read_is_refused_by_name(source, tokenizer, tmp_path, monkeypatch):
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # nobody else may look into the folders above
+    out = made(source, Path("out"), tokenizer)
+    shard = out / "shards" / "00003"
+    for path in (shard / "train.ids", shard, shard.parent, out / corpus.MANIFEST, out):
+        mode = path.stat().st_mode
+        path.chmod(0)
+        for verify in (True, False):
+            with nobody(), pytest.raises(DataError, match=f"{path}.*: Permission denied"):
+                how = documents(tokenizer, ROWS["windows"](tokenizer), cache="c", verify=verify)
+                how(Source(path=str(out)), 0.0)
+        path.chmod(mode)
+
+
 DIE = """
 import os, sys
 from jaxlm import cli
@@ -332,6 +439,28 @@ def test_what_is_not_whole_is_refused_by_name(source, tokenizer, masking, tmp_pa
     manifest.unlink()
     with pytest.raises(DataError, match="has no manifest yet"):
         opened(out, tokenizer, cache)
+
+
+def test_where_another_process_verifies_sizes_are_compared(source, tokenizer, tmp_path):
+    out, said = made(source, tmp_path / "out", tokenizer), []
+    how = {"cache": tmp_path / "cache", "say": said.append}
+    ids = out / "shards" / "00003" / "train.ids"
+    whole = ids.read_bytes()
+    ids.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    found = [opened(out, tokenizer, verify=False, **how)]
+    with pytest.raises(DataError, match=r"has sha256"):
+        opened(out, tokenizer, **how)
+    assert not any("verified" in line for line in said)
+    ids.write_bytes(whole)
+    found.append(opened(out, tokenizer, **how))
+    assert "verified" in said[-1]
+    assert found[0].train.digest == found[1].train.digest
+    for path in (ids, ids.with_name("train.hashes"), next(out.glob("offsets-*"))):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2])
+        with pytest.raises(DataError, match=r"bytes, not|offsets-\w+: is damaged"):
+            opened(out, tokenizer, verify=False, **how)
+        path.write_bytes(whole)
 
 
 def test_what_wants_texts_says_what_to_set(source, tokenizer, tmp_path, capsys):
