@@ -36,6 +36,7 @@ FORMAT = 1
 FILES = ("train.ids", "train.offsets", "train.hashes")
 HASH = 16
 """Bytes that are kept of a text's sha256."""
+GONE = FileNotFoundError, NotADirectoryError
 
 
 def opened_json(path: Path) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def opened_json(path: Path) -> dict[str, Any]:
     with reading(path):
         try:
             return json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+        except GONE:
             return {}
 
 
@@ -64,17 +65,24 @@ def damage(folder: Path, digests: dict[str, str], root: Path) -> str:
     Raises DataError for one that cannot be read.
     """
     for name in FILES:
-        path = folder / name
-        if not _there(path):
-            return f"{name} is missing"
-        if (found := digest(path, root)) != digests[name]:
+        try:
+            found = digest(folder / name, root)
+        except DataError as error:
+            if isinstance(error.__cause__, GONE):
+                return f"{name} is missing"
+            raise
+        if found != digests[name]:
             return f"{name} has sha256 {found[:12]}, not {digests[name][:12]}"
     return ""
 
 
-def _there(path: Path) -> bool:
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none. Raises DataError."""
     with reading(path):
-        return path.is_file()
+        try:
+            return path.stat().st_size
+        except GONE:
+            return None
 
 
 def _missized(folder: Path, shard: dict[str, Any], dtype: str) -> str:
@@ -82,9 +90,9 @@ def _missized(folder: Path, shard: dict[str, Any], dtype: str) -> str:
     documents = shard["documents"]
     sizes = shard["tokens"] * np.dtype(dtype).itemsize, 8 * (documents + 1), HASH * documents
     for name, size in zip(FILES, sizes, strict=True):
-        if not _there(folder / name):
+        if (found := _size(folder / name)) is None:
             return f"{name} is missing"
-        if (found := (folder / name).stat().st_size) != size:
+        if found != size:
             return f"{name} has {found:,} bytes, not {size:,}"
     return ""
 
@@ -158,8 +166,9 @@ def _check(folder: Path, manifest: dict[str, Any], root: Path, verify: bool) -> 
         if wrong:
             raise DataError(str(where), f"{wrong}; `jaxlm data tokenize` makes it anew")
     offsets, size = folder / manifest["offsets"]["file"], 8 * (manifest["documents"] + 1)
-    whole = _there(offsets) and offsets.stat().st_size == size
-    if not whole or (verify and digest(offsets, root) != manifest["offsets"]["digest"]):
+    if _size(offsets) != size or (
+        verify and digest(offsets, root) != manifest["offsets"]["digest"]
+    ):
         raise DataError(str(offsets), "is damaged; `jaxlm data tokenize` makes it anew")
 
 

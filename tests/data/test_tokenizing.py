@@ -223,6 +223,25 @@ def test_texts_that_change_after_they_are_hashed_are_hashed_again(source, tokeni
     assert content(out) == content(made(own, tmp_path / "whole", tokenizer, deduplicate=True))
 
 
+def test_a_file_that_grows_while_it_is_read_is_named(source, tokenizer, tmp_path, monkeypatch):
+    file, read = tmp_path / "a.jsonl", tokenizing.sources.read
+    shutil.copy(source / "a.jsonl", file)
+    work = Work(str(file), str(tmp_path / "out"), deduplicate=True)
+    claim(work, tokenizer)
+    (part,) = tokenizing.parts(work)
+    tokenizing.hash_texts(work, part)
+    repeated = tokenizing.find_repeats(work, 1)
+
+    def grown(*given):
+        with file.open("ab") as stream:
+            stream.write(jsonl(["more"]))
+        return read(*given)
+
+    monkeypatch.setattr(tokenizing.sources, "read", grown)
+    with pytest.raises(DataError, match=r"a\.jsonl: changed while it was read"):
+        tokenizing.write_shard(work, part, repeated)
+
+
 def at_once(call, *given):
     """What it returns to four threads that call it at one time."""
     barrier = threading.Barrier(4)

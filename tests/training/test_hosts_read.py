@@ -7,6 +7,9 @@ import processes
 import pytest
 
 from jaxlm.core import errors
+from jaxlm.data import workers
+from jaxlm.data.tokenizing import Work, claim
+from jaxlm.text import train
 
 SCRIPT = (str(Path(__file__).with_name("seen.py")),)
 
@@ -58,3 +61,23 @@ def test_four_hosts_then_two_then_eight_read_what_one_would(tmp_path):
     assert sorted(read) == [(step, place) for step in range(8) for place in range(8)]
     losses, one = processes.losses(tmp_path), processes.losses(tmp_path, "one")
     assert max(abs(a - b) for a, b in zip(losses[:3], one[:3], strict=True)) < 1e-5
+
+
+@pytest.mark.once
+def test_of_two_processes_one_verifies_a_corpus(tmp_path):
+    text, out = tmp_path / "a.txt", tmp_path / "tokens"
+    text.write_text("the quick brown fox " * 99)
+    tokenizer = train.train("bpe", 300, [text.read_text()])
+    work = Work(str(text), str(out))
+    claim(work, tokenizer)
+    workers.tokenize(work, workers=1, say=lambda line: None)
+    ids = out / "shards" / "00000" / "train.ids"
+    whole = ids.read_bytes()
+    ids.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    paths = f"data.train={out}", f"tokenizer.path={out}/tokenizer", f"data.cache={tmp_path}/cache"
+    line = ("train", *processes.TINY, *paths, "steps=1", f"run_dir={tmp_path}/run")
+    found = processes.cluster(2, *line, devices=1)
+    assert [code for code, _, _ in found] == [errors.DATA] * 2
+    said = [err.strip().splitlines()[-1] for _, _, err in found]
+    assert all("train.ids has sha256" in each for each in said)
+    assert "process 0" in said[1] and "process 0" not in said[0]
