@@ -234,7 +234,7 @@ def write_shard(work: Work, part: Part, repeated: str | None = None) -> dict[str
         if there := _whole(work, folder, key):
             return there
         if repeated is not None and stale(work, part):
-            raise _changed(part)
+            raise changed(part)
         with making(work) as new:
             said = _tokenize(work, part, drop, new)
             _unchanged(part, shard_key(work, part, drop), key)
@@ -271,7 +271,7 @@ def _tokenize(work: Work, part: Part, drop: np.ndarray | None, folder: Path) -> 
             gone = np.zeros(len(batch), bool) if drop is None else drop[row : row + len(batch)]
             row += len(batch)
             if gone.size < len(batch):
-                raise _changed(part)
+                raise changed(part)
             counts["repeated"] += int(gone.sum())
             kept = [text for text, again in zip(batch, gone, strict=True) if not again]
             for text, ids in zip(kept, encoded(kept, tokenizer, work.parse_special), strict=True):
@@ -330,10 +330,11 @@ def _digests(work: Work, part: Part) -> list[list[str]]:
 
 def _unchanged(part: Part, now: str, before: str) -> None:
     if now != before:
-        raise _changed(part)
+        raise changed(part)
 
 
-def _changed(part: Part) -> DataError:
+def changed(part: Part) -> DataError:
+    """That the files of a part are others than at first."""
     where = str(part.files[0])
     return DataError(where, "changed while it was read; run the same line again")
 

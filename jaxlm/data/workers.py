@@ -16,6 +16,7 @@ from jaxlm.data.finishing import finish, shards_of
 from jaxlm.data.tokenizing import (
     Part,
     Work,
+    changed,
     find_repeats,
     hash_texts,
     parts,
@@ -62,8 +63,7 @@ def tokenize(
         _each(hash_texts, [(work, part) for part in own], workers)
         if left := unhashed(work, found):
             if mine[1] == 1:
-                where = str(found[left[0]].files[0])
-                raise DataError(where, "changed while it was read; run the same line again")
+                raise changed(found[left[0]])
             say(f"{len(left)} of {len(found)} parts are to be hashed by other jobs; {AGAIN}")
             return None
         repeated = find_repeats(work, len(found))
