@@ -55,6 +55,8 @@ def tokenize(
         raise ConfigError("--partition", "SLURM needs one; `sinfo` lists them")
     if max_tokens and min_tokens > max_tokens:
         raise ConfigError("--min-tokens", f"{min_tokens} is over --max-tokens={max_tokens}")
+    if "://" in out:
+        raise ConfigError("OUT", f"{out} is no local or mounted folder; write there and copy it")
     how = {"field": field, "parse_special": parse_special, "deduplicate": deduplicate}
     how |= {"min_tokens": min_tokens, "max_tokens": max_tokens}
     found = _run(source, out, tokenizer, how, executor, workers, shard, partition, time)

@@ -38,7 +38,10 @@ def share(asked: str, environ: Mapping[str, str]) -> Share:
     if not asked:
         if ARRAY[0] not in environ:
             return 0, 1
-        place, first, count = (int(environ.get(name, "1")) for name in ARRAY)
+        said = {name: environ.get(name, "1") for name in ARRAY}
+        if odd := next((name for name, text in said.items() if not text.isdecimal()), None):
+            raise ConfigError(odd, f"{said[odd]!r} is no number; unset it, or give --shard")
+        place, first, count = map(int, said.values())
         if not 0 <= place - first < count:
             what = f"{ARRAY[0]}={place} of {count} from {first}: the array has steps; give --shard"
             raise ConfigError("--shard", what)

@@ -15,6 +15,8 @@ import yaml
 
 from jaxlm.core.errors import ConfigError
 
+MOST = 10**6
+"""Devices in one plan."""
 WORDS = re.compile(r"(?P<name>[a-z0-9]+)(:(?P<size>\d+(x\d+)*))?(\*(?P<slices>\d+))?")
 """`h200:8`, `v5p:8x8x8`, and `v5e:16x16*4` for four slices."""
 
@@ -90,6 +92,8 @@ def machine(words: str) -> Machine:
     row, slices = rows[name], int(found["slices"] or 1)
     sides = tuple(int(side) for side in (found["size"] or "1").split("x"))
     given = "x".join(map(str, sides))
+    if math.prod(sides) * slices > MOST:
+        raise ConfigError("--device", f"{words!r} is over {MOST:,} devices; write fewer")
     if row["shape"] == "torus":
         known = topologies(row)
         if given not in known:

@@ -369,6 +369,7 @@ def test_bad_input_is_one_line_that_says_what_to_write(source, tokenizer, tmp_pa
         (words(source, out, tmp_path / "gone"), 3, "no such file"),
         (words(source, out, folder, "--shard=3/3"), 2, "'3/3' is not I/N"),
         (words(source, out, folder, "--min-tokens=9", "--max-tokens=8"), 2, "9 is over"),
+        (words(source, "gs://bucket/out", folder), 2, "is no local or mounted folder"),
         (words(source, out, folder, "--executor=spark"), 2, "write local, ray or slurm"),
         (words(source, out, folder, "--executor=slurm"), 2, "--partition"),
     ]
@@ -429,6 +430,8 @@ def test_a_job_array_is_known_by_its_variables():
     assert workers.share("1/4", slurm) == (1, 4)
     with pytest.raises(ConfigError, match="has steps"):
         workers.share("", slurm | {workers.ARRAY[2]: "2"})
+    with pytest.raises(ConfigError, match="'x' is no number; unset it, or give --shard"):
+        workers.share("", slurm | {workers.ARRAY[0]: "x"})
 
 
 def opened(out, tokenizer, cache, **how):
