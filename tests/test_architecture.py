@@ -1,6 +1,7 @@
 """The house's rules, walked by ast: which room may import which, and how large things may grow."""
 
 import ast
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -154,3 +155,9 @@ def test_no_name_that_newer_jax_has_dropped():
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.With):
                 assert all(ast.unparse(item.context_expr) != "mesh" for item in node.items), path
+
+
+def test_no_two_files_of_tests_share_a_name():
+    """pytest imports them by it."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
