@@ -44,6 +44,7 @@ def hosts(count: int, megabits: float | None = None) -> Iterator[list[list[str]]
             (own / "hosts").write_text(f"127.0.0.1 localhost\n{listed}")
             _do("ip", "netns", "add", name)
             stack.callback(_undo, "ip", "netns", "del", name)
+            stack.callback(_undo, "ip", "link", "del", f"jaxlm-v{host}")  # else it lingers
             _link(host, name, megabits)
         yield [_within(name) for name in names]
 

@@ -29,9 +29,7 @@ def _joined(count: int) -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = os.pathsep.join(
-        filter(None, [str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH")])
-    )
+    paths = [str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]
     own = {
         "XLA_FLAGS": FLAGS,
         "JAX_PLATFORMS": "cpu",
