@@ -6,6 +6,7 @@ stands beside it.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
@@ -13,10 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxlm.config.schema import RunConfig
 from jaxlm.core.tree import Mask, flatten
 from jaxlm.core.words import size
+from jaxlm.inference.run import compute_dtype
 from jaxlm.models.quantize import numbers
 from jaxlm.models.spec import ModelSpec
+from jaxlm.objectives.xent import chunk_bytes
 from jaxlm.training.facts import EXPERT
 
 _SAID = re.compile(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc", re.IGNORECASE)
@@ -88,6 +92,27 @@ class Step:
         keys = "length", "tokens", "source", "scored"
         known = {key: number for key in keys if (number := getattr(self, key))}
         return replace(self, **{key: max(1, number // part) for key, number in known.items()})
+
+
+def step_of(
+    config: RunConfig, spec: ModelSpec, columns: Mapping[str, int], sizes: Mapping[str, int]
+) -> Step:
+    """The step of a configuration, whose batches have `columns` by array, on a mesh of `sizes`."""
+    return Step(
+        spec=spec,
+        batch=config.batch,
+        length=config.length,
+        tokens=columns["tokens"],
+        source=columns.get("source"),
+        scored=columns.get("targets", 0),
+        microbatches=config.microbatches,
+        data=sizes["data"],
+        fsdp=sizes["fsdp"],
+        expert=sizes["expert"],
+        tensor=sizes["tensor"],
+        compute_dtype=compute_dtype(config.compute_dtype),
+        chunk_bytes=chunk_bytes(),
+    )
 
 
 def estimate(step: Step, params: Any, opt_state: Any, trained: Mask) -> Use:

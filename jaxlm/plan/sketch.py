@@ -20,15 +20,13 @@ from jaxlm.core.platform import MEMORY, compiling_for
 from jaxlm.core.sizes import check_batch
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub.fetch import local
-from jaxlm.inference.run import compute_dtype
 from jaxlm.models.axes import AXES
 from jaxlm.models.quantize import numbers
 from jaxlm.models.spec import ModelSpec
 from jaxlm.models.transformer import check_divides
 from jaxlm.objectives.kinds import SENTINELS
-from jaxlm.objectives.xent import chunk_bytes
 from jaxlm.plan.devices import Machine
-from jaxlm.plan.memory import Step, Use, estimate
+from jaxlm.plan.memory import Step, Use, estimate, step_of
 from jaxlm.plan.steptime import Load, Time, step_time
 from jaxlm.text import tokenizer as tokenizers
 from jaxlm.training.building import build
@@ -150,21 +148,7 @@ def sketch(model: Model, machine: Machine, config: RunConfig | None = None) -> S
     spec = config.model
     cells = columns(config, spec)
     with compiling_for(machine.device.platform):
-        step = Step(
-            spec=spec,
-            batch=config.batch,
-            length=config.length,
-            tokens=cells["tokens"],
-            source=cells.get("source"),
-            scored=cells.get("targets", 0),
-            microbatches=config.microbatches,
-            data=sizes["data"],
-            fsdp=sizes["fsdp"],
-            expert=sizes["expert"],
-            tensor=sizes["tensor"],
-            compute_dtype=compute_dtype(config.compute_dtype),
-            chunk_bytes=chunk_bytes(),
-        )
+        step = step_of(config, spec, cells, sizes)
     placed = layout.placed(model.params, AXES), layout.placed(model.opt_state, AXES)
     use = estimate(step, *placed, model.mask)
     load = load_of(replace(model, config=config, spec=spec), step, machine.count)

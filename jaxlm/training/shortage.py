@@ -4,12 +4,11 @@ from typing import Any
 
 from jaxlm.core import tree
 from jaxlm.core.errors import OutOfMemoryError
-from jaxlm.inference.run import compute_dtype, shapes
+from jaxlm.inference.run import shapes
 from jaxlm.models.axes import AXES
-from jaxlm.objectives.xent import chunk_bytes
 from jaxlm.observe import memory
 from jaxlm.observe.progress import Progress
-from jaxlm.plan.memory import Step, Use, estimate, memory_table, overrides
+from jaxlm.plan.memory import Step, Use, estimate, memory_table, overrides, step_of
 from jaxlm.training.assemble import Run
 from jaxlm.training.optim import state_shapes
 
@@ -55,20 +54,5 @@ def estimated(run: Run) -> tuple[Step, Use]:
     params = shapes(config, run.spec, layout)
     live, _ = tree.partition(params, run.keeper.mask)
     opt_state = state_shapes(run.keeper.optimizer.tx, live, layout, AXES)
-    columns = run.data.columns
-    step = Step(
-        spec=run.spec,
-        batch=config.batch,
-        length=config.length,
-        tokens=columns["tokens"],
-        source=columns.get("source"),
-        scored=columns.get("targets", 0),
-        microbatches=config.microbatches,
-        data=layout.mesh.shape["data"],
-        fsdp=layout.mesh.shape["fsdp"],
-        expert=layout.mesh.shape["expert"],
-        tensor=layout.mesh.shape["tensor"],
-        compute_dtype=compute_dtype(config.compute_dtype),
-        chunk_bytes=chunk_bytes(),
-    )
+    step = step_of(config, run.spec, run.data.columns, dict(layout.mesh.shape))
     return step, estimate(step, params, opt_state, run.keeper.mask)
