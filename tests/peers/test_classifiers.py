@@ -11,6 +11,7 @@ from peers.test_families import saved
 
 from jaxlm.data.classified import Answered, Classified, Reads
 from jaxlm.hub.load import load_params, open_folder
+from jaxlm.models.balance import Aux
 from jaxlm.models.transformer import make_forward
 from jaxlm.objectives import classify
 
@@ -120,7 +121,7 @@ def test_losses_are_those_of_transformers(name, kind, tmp_path):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_class_weights_and_smoothing_are_those_of_torch(smoothing):
     class Given:
-        hidden = staticmethod(lambda params, batch, keys: (jnp.asarray(scores), {}))
+        hidden = staticmethod(lambda params, batch, keys: (jnp.asarray(scores), Aux({}, {})))
         pooled = staticmethod(lambda x, batch, count: x)
         head = staticmethod(lambda params: params)
         logits = staticmethod(lambda head, x: x)
