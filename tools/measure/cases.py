@@ -292,6 +292,25 @@ CASES: dict[str, Case] = {
         targets=(Target("seconds_8_processes", 10, False),),
         function="preflight",
     ),
+    "faults": FigureCase(
+        "until all processes of a job have ended, after a fault of one, and beyond any time limit",
+        "cpu",
+        {
+            "processes": 4,
+            "limit": 20,
+            "words": [
+                *("batch=8", "length=32", "model.layers=2", "model.embed=32", "model.heads=4"),
+                *("tokenizer.vocab=300", "log.every=1", "platform=cpu", "steps=100000"),
+            ],
+        },
+        targets=(
+            Target("seconds_exception", 5, False),
+            Target("seconds_killed", 5, False),
+            Target("seconds_killed_first", 5, False),
+            Target("seconds_vanished", 120, False),
+        ),
+        function="faults",
+    ),
     "weak-scaling": FigureCase(
         "the network's part of a step over simulated hosts with slow links, beside the planner's",
         "cpu",

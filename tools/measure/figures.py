@@ -25,6 +25,7 @@ from jaxlm.objectives.lm import language_model
 from jaxlm.objectives.xent import cross_entropy
 from jaxlm.training import optim
 from jaxlm.training.step import TrainState, train_step
+from measure.faults import faults
 from measure.jax_side import OPTIMIZER
 from measure.loading import loading, quantized_loading
 from measure.lora_memory import lora_memory
@@ -228,6 +229,7 @@ FUNCTIONS = {
     "weak_scaling": weak_scaling,
     "lora_memory": lora_memory,
     "preflight": preflight,
+    "faults": faults,
     "products": products,
     "quickstart": quickstart,
     "sentences": sentences,

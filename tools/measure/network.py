@@ -49,6 +49,11 @@ def hosts(count: int, megabits: float | None = None) -> Iterator[list[list[str]]
         yield [_within(name) for name in names]
 
 
+def cut(host: int) -> None:
+    """Take a host's link down, as when it loses its power: nothing is closed or answered."""
+    _do("ip", "link", "set", f"jaxlm-v{host}", "down")
+
+
 def _link(host: int, name: str, megabits: float | None) -> None:
     outer, inner, there = f"jaxlm-v{host}", f"jaxlm-e{host}", ("ip", "netns", "exec", name)
     _do("ip", "link", "add", outer, "type", "veth", "peer", "name", inner)
