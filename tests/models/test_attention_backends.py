@@ -54,17 +54,18 @@ def exact(q, k, v, dy, segments, causal=True, scale=None, window=0, cap=0.0):
     may = np.tril(may) if causal else may
     if window:
         may = np.tril(np.triu(may, 1 - window), window - 1)
-    scores = np.einsum("blnh,bsnh->bnls", q, k) * scale
+    q, k, v, dy = (x.transpose(0, 2, 1, 3) for x in (q, k, v, dy))  # "bnlh": products are matmul's
+    scores = q @ k.swapaxes(2, 3) * scale
     slope = 1 - np.tanh(scores / cap) ** 2 if cap else 1.0
     scores = np.where(may[:, None], cap * np.tanh(scores / cap) if cap else scores, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    dweights = np.einsum("blnh,bsnh->bnls", dy, v)
-    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True)) * scale * slope
-    wide = (np.einsum("bnls,blnh->bsnh", part, x) for part, x in ((dscores, q), (weights, dy)))
-    dk, dv = (x.reshape(*x.shape[:2], -1, groups, x.shape[3]).sum(3) for x in wide)
-    y = np.einsum("bnls,bsnh->blnh", weights, v)
-    return y, np.einsum("bnls,bsnh->blnh", dscores, k), dk, dv
+    y, dweights = weights @ v, dy @ v.swapaxes(2, 3)
+    dscores = weights * (dweights - (dy * y).sum(-1, keepdims=True)) * scale * slope
+    made = (y, dscores @ k, dscores.swapaxes(2, 3) @ q, weights.swapaxes(2, 3) @ dy)
+    y, dq, dk, dv = (x.transpose(0, 2, 1, 3) for x in made)
+    dk, dv = (x.reshape(*x.shape[:2], -1, groups, x.shape[3]).sum(3) for x in (dk, dv))
+    return y, dq, dk, dv
 
 
 @pytest.mark.parametrize(
