@@ -78,7 +78,7 @@ def exact(q, k, v, dy, segments, causal=True, scale=None, window=0, cap=0.0):
 )
 def test_a_backend_is_attention(backend, segments, length, dtype, tolerance):
     rows = SEGMENTS[segments](2, length)
-    arrays = inputs(length, jnp.dtype(dtype))
+    arrays = inputs(length, jnp.dtype(dtype), heads=2, kv_heads=1)
     found = values_and_gradients(BACKENDS[backend], *arrays, rows)
     for x, y in zip(found, exact(*arrays, rows), strict=True):
         assert np.abs(x - y).max() <= tolerance * np.abs(y).max()
