@@ -108,6 +108,16 @@ def choose_platform(
         os.environ["XLA_FLAGS"] = " ".join([*filter(None, [flags]), *new])
 
 
+def check_platform(asked: str, kind: str, where: str = "this") -> None:
+    """Raise ConfigError where a run computes on something else than `where` asks for.
+
+    asked: the run's key `platform`. kind: cpu, gpu or tpu.
+    """
+    if asked not in ("auto", kind):
+        what = f"{asked} is not what {where} asks for, which is {kind}; use platform={kind}"
+        raise ConfigError("platform", what)
+
+
 def _give_threads() -> None:
     """Let XLA have threads enough for its fake CPU devices.
 

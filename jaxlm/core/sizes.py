@@ -1,4 +1,4 @@
-"""How many devices each axis of a mesh has, and whether a batch splits over them. No jax."""
+"""How many devices each axis of a mesh has, and whether slices and a batch split evenly. No jax."""
 
 import math
 from collections.abc import Sequence
@@ -53,6 +53,20 @@ def _factors(count: int, parts: int) -> list[tuple[int, ...]]:
         return [(count,)]
     fits = [n for n in range(1, count + 1) if count % n == 0]
     return [(n, *rest) for n in fits for rest in _factors(count // n, parts - 1)]
+
+
+def check_slices(count: int, devices: int, own: int = 1) -> None:
+    """Raise ConfigError, naming numbers that would do, where `mesh.slices` does not cut so many
+    devices into equal groups, each within one of their `own` toruses.
+    """
+    if not count or (devices % count == 0 and count % own == 0):
+        return
+    what = f"{count} does not divide {devices} devices"
+    if devices % count == 0:
+        what = f"{count} groups do not each lie in one of {own} TPU slices"
+    fits = [n for n in range(own, devices + 1, own) if devices % n == 0]
+    near = [n for n in fits if n < count][-1:] + [n for n in fits if n > count][:1]
+    raise ConfigError("mesh.slices", f"{what}; use {' or '.join(map(str, near))}")
 
 
 def check_batch(batch: int, microbatches: int, shards: int) -> None:

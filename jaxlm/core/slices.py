@@ -16,6 +16,7 @@ from jax.experimental import mesh_utils
 
 from jaxlm.core import distributed
 from jaxlm.core.errors import ConfigError
+from jaxlm.core.sizes import check_slices
 
 Slices = Sequence[Sequence[Any]]
 """The devices of each slice."""
@@ -30,10 +31,8 @@ def find(devices: Sequence[Any], count: int = 0) -> list[list[Any]]:
     All processes call it together. Raises ConfigError where slices would not be equal.
     """
     if count:
-        if len(devices) % count:
-            fits = _around(len(devices), count)
-            what = f"{count} does not divide {len(devices)} devices"
-            raise ConfigError(KEY, f"{what}; use {' or '.join(map(str, fits))}")
+        torus = devices[0].platform == "tpu"
+        check_slices(count, len(devices), len({*map(_slice, devices)}) if torus else 1)
         devices = sorted(devices, key=_place)
         each = len(devices) // count
         return [devices[at : at + each] for at in range(0, len(devices), each)]
@@ -105,9 +104,3 @@ def _place(device: Any) -> tuple[int, int, int]:
 def _host() -> str:
     """What processes on one machine have alike, in containers too."""
     return BOOT.read_text().strip() if BOOT.is_file() else platform.node()
-
-
-def _around(number: int, wanted: int) -> list[int]:
-    """The divisors of `number` that are next to `wanted`."""
-    fits = [n for n in range(1, number + 1) if number % n == 0]
-    return [n for n in fits if n < wanted][-1:] + [n for n in fits if n > wanted][:1]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import yaml
 
 from jaxlm.core.errors import ClusterError, ConfigError
+from jaxlm.core.platform import check_platform
 from jaxlm.core.job import COORDINATOR, PORT, PROCESS, PROCESSES
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
@@ -43,8 +44,11 @@ def write(run: Task, layout: Layout) -> str:
     name = task.label(run.config.name, LONGEST)
     nodes, chips = _nodes(layout)
     each, where = (chips, "--topology") if chips else (layout.gpus_per_node, "--nodes")
-    task.check_platform(run.config, "tpu" if chips else "gpu" if layout.gpus_per_node else "cpu")
-    task.check_devices(run.config, layout.slices * nodes * max(each, 1), where)
+    check_platform(
+        run.config.platform, "tpu" if chips else "gpu" if layout.gpus_per_node else "cpu"
+    )
+    slices = layout.slices if chips else 1
+    task.check_devices(run.config, layout.slices * nodes * max(each, 1), where, slices)
     task.check_word("--image", layout.image, task.IMAGE, "REGISTRY/jaxlm:1")
     for option in ("namespace", "claim", "queue"):
         like, value = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?", getattr(layout, option)

@@ -5,6 +5,7 @@ from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 from jaxlm.core.errors import ConfigError
+from jaxlm.core.platform import check_platform
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
 
@@ -40,7 +41,7 @@ def write(run: Task, layout: Layout) -> str:
     task.check_word("--bucket", layout.bucket, r"[a-z0-9]+://[\w./-]+", "gs://BUCKET/FOLDER")
     task.check_word("--image-id", layout.image_id, r"docker:[\w./:@-]+", "docker:IMAGE:TAG")
     count = layout.num_nodes * int(layout.accelerators.rpartition(":")[2])
-    task.check_platform(run.config, "gpu")
+    check_platform(run.config.platform, "gpu")
     task.check_devices(run.config, count, "--num-nodes and --accelerators")
     if layout.image_id:
         run, config = run.sent(SENT)

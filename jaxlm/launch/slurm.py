@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from jaxlm.core.errors import ConfigError
+from jaxlm.core.platform import check_platform
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
 
@@ -38,7 +39,7 @@ def write(run: Task, layout: Layout) -> str:
     """The batch script. Raises ConfigError for what sbatch would refuse, or could not work."""
     check(layout)
     count = gpus(layout)
-    task.check_platform(run.config, "gpu" if count else "cpu")
+    check_platform(run.config.platform, "gpu" if count else "cpu")
     task.check_devices(run.config, layout.nodes * max(count, 1), "--nodes and --gpus-per-node")
     each = layout.one_process_per == "gpu"
     return task.render(

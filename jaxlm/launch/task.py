@@ -28,7 +28,7 @@ from jaxlm.core.errors import (
     ClusterError,
     ConfigError,
 )
-from jaxlm.core.sizes import AXES, check_batch, fit
+from jaxlm.core.sizes import AXES, check_batch, check_slices, fit
 
 AGAIN = (CLUSTER, WATCHDOG)
 """Codes of a host that was lost or hung: the same command goes on, up to RESTARTS times."""
@@ -75,20 +75,10 @@ class Task(NamedTuple):
         return self._replace(words=("train", path, *options)), dump(self.config)
 
 
-def check_platform(config: RunConfig, kind: str) -> None:
-    """Raise ConfigError where a run computes on something else than what is asked for.
-
-    kind: cpu, gpu or tpu.
-    """
-    if config.platform not in ("auto", kind):
-        what = f"{config.platform} is not what this asks for, which is {kind}; use platform={kind}"
-        raise ConfigError("platform", what)
-
-
-def check_devices(config: RunConfig, count: int, where: str) -> None:
+def check_devices(config: RunConfig, count: int, where: str, slices: int = 1) -> None:
     """Raise ConfigError, with what would fit, where mesh and batch do not fit so many devices.
 
-    where: the options that say how many there are, for the message.
+    where: the options that say how many there are, for the message. slices: of TPUs, in all.
     """
     from jaxlm.core.mesh import RULES  # imports jax, which --help needs not
 
@@ -97,6 +87,7 @@ def check_devices(config: RunConfig, count: int, where: str) -> None:
         sizes: dict[str, int] = dict(zip(AXES, shape, strict=True))
         rows = math.prod(sizes[axis] for axis in dict(RULES)["batch"])
         check_batch(config.batch, config.microbatches, rows)
+        check_slices(config.mesh.slices, count, slices)
     except ConfigError as error:
         raise ConfigError(where, f"{error}, or other {where}") from None
 

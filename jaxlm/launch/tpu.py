@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from jaxlm.core.errors import ConfigError
+from jaxlm.core.platform import check_platform
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
 
@@ -60,8 +61,8 @@ def write(run: Task, layout: Layout) -> str:
             f"--{option.replace('_', '-')}", getattr(layout, option), r"[\w.:-]+", "lab-1"
         )
     where = "--accelerator-type and --node-count"
-    task.check_platform(run.config, "tpu")
-    task.check_devices(run.config, layout.node_count * devices, where)
+    check_platform(run.config.platform, "tpu")
+    task.check_devices(run.config, layout.node_count * devices, where, layout.node_count)
     task.check_shared(run.config, task.WORKSPACE)
     sent, config = run.sent()
     return task.render(

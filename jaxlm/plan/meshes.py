@@ -17,6 +17,8 @@ REMAT = "none", "products", "full"
 LEAST_ROWS = 32
 """Of a dimension that fsdp splits on a TPU: with 16 (llama3_70b over 512) the compiler turns every
 gather of 16-bit parameters into an all-reduce of twice the bytes, with 64 it does not."""
+ALONE = ("mesh.slices=0",)
+"""On a machine of another size: how many slices it has, it says itself."""
 MOST_PARTS = 64
 """Microbatches that are tried."""
 
@@ -144,11 +146,13 @@ def _smaller_state(config: RunConfig) -> Iterator[tuple[str, ...]]:
 
 def larger(given: Sketch) -> Option | None:
     """On the fewest devices of the kind, from twice as many on, that hold it in some way."""
+    config = changed(given.model.config, ALONE)
+    one = replace(given, model=replace(given.model, config=config))
     for times in (2**i for i in range(1, 8)):
         more = of_count(given.machine.device, given.machine.count * times)
-        for option in ranked(replace(given, machine=more), 1) if more else []:
+        for option in ranked(replace(one, machine=more), 1) if more else []:
             if option.sketch.fits:
-                return option
+                return Option((*ALONE, *option.overrides), option.sketch)
     return None
 
 

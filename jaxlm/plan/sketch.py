@@ -14,10 +14,11 @@ import optax
 from jaxlm.config.objectives import Contrastive, Labels, Mlm
 from jaxlm.config.schema import RunConfig
 from jaxlm.core import tree
+from jaxlm.core.errors import CheckpointError, ConfigError, DataError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, abstract_mesh
-from jaxlm.core.platform import MEMORY, compiling_for
-from jaxlm.core.sizes import check_batch
+from jaxlm.core.platform import MEMORY, check_platform, compiling_for
+from jaxlm.core.sizes import check_batch, check_slices
 from jaxlm.core.tree import Mask, Params
 from jaxlm.hub.fetch import local
 from jaxlm.models.axes import AXES
@@ -109,9 +110,18 @@ def resolved(config: RunConfig) -> RunConfig:
     check_fits(config.objective.type, config.model)
     vocab = config.model.vocab
     if not vocab and config.tokenizer.path:
-        vocab = tokenizers.load(local(config.tokenizer.path)).vocab
+        vocab = _ids(config.tokenizer.path)
     spec = config.model.filled(vocab=vocab or config.tokenizer.vocab, max_length=config.length)
     return config.model_copy(update={"model": spec})
+
+
+def _ids(path: str) -> int:
+    """How many a tokenizer has. Raises ConfigError where it cannot be read."""
+    try:
+        return tokenizers.load(local(path)).vocab
+    except (DataError, CheckpointError) as error:
+        what = f"{error}; or say how many ids it has, with model.vocab=N"
+        raise ConfigError("tokenizer.path", what) from error
 
 
 def _labeled(config: RunConfig) -> RunConfig:
@@ -126,7 +136,11 @@ def _labeled(config: RunConfig) -> RunConfig:
 
 
 def model(config: RunConfig, platform: str) -> Model:
-    """The shapes of a resolved configuration, in the types that it has on a platform."""
+    """The shapes of a resolved configuration, in the types that it has on a platform.
+
+    Raises ConfigError for a run that computes elsewhere, or cannot train so.
+    """
+    check_platform(config.platform, platform, "--device")
     one = Layout(abstract_mesh({}, 1))
     with compiling_for(platform):
         built = build(config, config.model, one, steps=config.steps or STEPS, tokenizer=None)
@@ -145,6 +159,7 @@ def sketch(model: Model, machine: Machine, config: RunConfig | None = None) -> S
     sizes = dict(layout.mesh.shape)
     check_divides(config.model, layout)
     check_batch(config.batch, config.microbatches, layout.size("batch"))
+    check_slices(config.mesh.slices, machine.count, machine.slices)
     spec = config.model
     cells = columns(config, spec)
     with compiling_for(machine.device.platform):

@@ -29,6 +29,11 @@ def chips(*counts, shuffled=False):
     return [made[i] for i in np.random.default_rng(0).permutation(len(made))] if shuffled else made
 
 
+def pod(*counts):
+    """Slices of TPUs, which no mesh joins into one torus."""
+    return [replace(chip, platform="tpu") for chip in chips(*counts)]
+
+
 @pytest.mark.parametrize(
     ("sizes", "over"),
     [
@@ -73,6 +78,8 @@ def test_a_number_of_slices_overrides_what_devices_say():
     [
         (chips(8, 8), 3, "mesh.slices: 3 does not divide 16 devices; use 2 or 4"),
         (chips(2, 2), 9, "mesh.slices: 9 does not divide 4 devices; use 4"),
+        (pod(4, 4, 4), 2, "mesh.slices: 2 groups do not each lie in one of 3 TPU slices; use 3"),
+        (pod(4, 4), 1, "mesh.slices: 1 groups do not each lie in one of 2 TPU slices; use 2"),
         (chips(8, 6), 0, "mesh: hosts or slices have 6 and 8 devices, .* or mesh.slices=1 to lie"),
     ],
 )
@@ -88,5 +95,4 @@ def test_a_mesh_is_told_as_it_lies():
     assert told(4, 4, 1, 1) == "mesh data=4 (2 across hosts) x fsdp=4"
     assert told(1, 1, 2, 8) == "mesh expert=2 (2 across hosts) x tensor=8"
     assert describe({"fsdp": 8}, find(chips(8))) == "mesh fsdp=8"
-    pod = [replace(chip, platform="tpu") for chip in chips(8, 8)]
-    assert describe({"fsdp": 16}, find(pod)) == "mesh fsdp=16 (2 across slices)"
+    assert describe({"fsdp": 16}, find(pod(8, 8))) == "mesh fsdp=16 (2 across slices)"

@@ -141,12 +141,39 @@ def test_adapters_are_planned_on_several_slices_where_one_is_too_small(large):
         (["mesh.fsdp=3"], "v5e:4x4", "does not give 16 devices"),
         (["mesh.data=2", "mesh.fsdp=16"], "v5e:4x4*3", "does not give 48 devices"),
         ([], "v7:8", "known are h200:8"),
+        (["mesh.slices=3", "batch=32"], "v5e:4x4*2", "slices: 3 does not divide 32 devices; use 2"),
+        (["mesh.slices=1", "batch=32"], "v5e:4x4*2", "lie in one of 2 TPU slices; use 2"),
+        (["mesh.slices=3"], "h100:8", "slices: 3 does not divide 8 devices; use 2 or 4"),
     ],
 )
 def test_what_cannot_be_is_one_line(llama, words, device, said):
     with pytest.raises(ConfigError, match=said) as found:
         sketch(llama, machine(device), resolved(load("llama3_8b", words)))
     assert found.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["llama3_8b", "platform=tpu"],
+            "platform: tpu is not what --device asks for, which is gpu",
+        ),
+        (["quickstart"], "use platform=gpu"),
+        (["quickstart", "platform=auto", "tokenizer.path=no/such"], "tokenizer.path: no/such: no "),
+        (["sentiment", "platform=gpu"], "runs/mlm"),
+    ],
+)
+def test_what_the_run_would_refuse_is_not_planned(capsys, words, said):
+    assert cli.run(["plan", *words, "--device", "h200:1"]) in (2, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]
+    assert "tokenizer" not in said or "model.vocab=N" in lines[0]
+
+
+def test_a_vocabulary_that_is_given_needs_no_tokenizer():
+    words = ["platform=gpu", "tokenizer.path=no/such", "model.vocab=512"]
+    assert resolved(load("quickstart", words)).model.vocab == 512
 
 
 def test_the_command_says_the_convention_and_prints_json(capsys):
@@ -165,7 +192,8 @@ def test_the_command_says_the_convention_and_prints_json(capsys):
 
 @pytest.mark.parametrize("preset", ["mlm", "span_corruption", "quickstart", "gpt2_124m"])
 def test_every_structure_is_planned(preset):
-    words = ["tokenizer.path=null", "tokenizer.type=bpe"] if preset == "gpt2_124m" else []
+    words = ["platform=auto"]
+    words += ["tokenizer.path=null", "tokenizer.type=bpe"] if preset == "gpt2_124m" else []
     found = sketch(model(resolved(load(preset, words)), "gpu"), machine("h100:2"))
     assert found.fits and cost.rate(found).seconds > 0 and cost.total(found).tokens > 0
 
