@@ -36,9 +36,11 @@ ARROWS = {
     "training.cached": {"core", "objectives.base"},
     "training.optim": {"core", "config.optimizers", "training.schedule"},
     "training.schedule": {"config.optimizers"},
-    "training": ROOMS - {"cli"},
+    "training": ROOMS - {"cli", "plan"},
+    **dict.fromkeys(("training.loop", "training.planned", "training.shortage"), ROOMS - {"cli"}),
 }
-"""What each room, or file of a room, may import. cli and the package itself know all."""
+"""What each room, or file of a room, may import. cli and the package itself know all. The planner
+plans the run's own step, so it knows how one is built; of training, what runs steps knows it."""
 
 OWNERS = {"flax": "models", "orbax": "checkpoint"}
 NEVER = {"torch", "transformers", "tensorflow", "clu", "pickle"}

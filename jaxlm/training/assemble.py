@@ -30,7 +30,7 @@ from jaxlm.text import tokenizer as tokenizers
 from jaxlm.text.tokenizer import Tokenizer
 from jaxlm.text.train import train as train_tokenizer
 from jaxlm.training import classifier, gauges, reading, receipt
-from jaxlm.training.building import Step, build
+from jaxlm.training.building import Built, build
 from jaxlm.training.evaluate import Gauge
 from jaxlm.training.facts import facts
 from jaxlm.training.gauges import Texts
@@ -54,7 +54,8 @@ class Run:
     rows: int | None
     """Rows in all, when `epochs` says where the data ends; later ones are filler."""
     keeper: Keeper
-    step: Step
+    built: Built
+    """The step, and the shapes of what it changes."""
     options: dict[str, Any]
     """The compiler's, of the step."""
     gauges: tuple[Gauge, ...]
@@ -100,7 +101,7 @@ def assemble(config: RunConfig, folder: Path, voice: Progress) -> Run:
         steps=steps,
         rows=rows,
         keeper=Keeper(config, layout, built.optimizer, built.mask, checkpoints),
-        step=built.step,
+        built=built,
         options=compiled_with(layout, voice),
         gauges=scored,
         facts=beginning(config, built.params, voice)

@@ -230,7 +230,7 @@ class Loop:
         """The compiled step: compiled before the clock starts, and its memory known."""
         key = jax.random.key(0)
         with self._clock.within("compile"), self._voice.phase("compiling"):
-            given = self._run.step, self._state, batch, key
+            given = self._run.built.step, self._state, batch, key
             self._compiled = compile_step(*given, self._run.options)
         return self._compiled
 

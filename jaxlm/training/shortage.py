@@ -2,15 +2,11 @@
 
 from typing import Any
 
-from jaxlm.core import tree
 from jaxlm.core.errors import OutOfMemoryError
-from jaxlm.inference.run import shapes
-from jaxlm.models.axes import AXES
 from jaxlm.observe import memory
 from jaxlm.observe.progress import Progress
 from jaxlm.plan.memory import Step, Use, estimate, memory_table, overrides, step_of
 from jaxlm.training.assemble import Run
-from jaxlm.training.optim import state_shapes
 
 
 def check_fits(run: Run, voice: Progress) -> None:
@@ -50,9 +46,6 @@ def out_of_memory(run: Run, voice: Progress, compiled: Any = None) -> OutOfMemor
 
 def estimated(run: Run) -> tuple[Step, Use]:
     """The step of a run as the estimate sees it, and the bytes of one device."""
-    config, layout = run.config, run.layout
-    params = shapes(config, run.spec, layout)
-    live, _ = tree.partition(params, run.keeper.mask)
-    opt_state = state_shapes(run.keeper.optimizer.tx, live, layout, AXES)
-    step = step_of(config, run.spec, run.data.columns, dict(layout.mesh.shape))
-    return step, estimate(step, params, opt_state, run.keeper.mask)
+    built, sizes = run.built, dict(run.layout.mesh.shape)
+    step = step_of(run.config, run.spec, run.data.columns, sizes)
+    return step, estimate(step, built.params, built.opt_state, built.mask)
