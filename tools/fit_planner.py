@@ -62,6 +62,16 @@ def summary(errors):
     }
 
 
+def ranges(rows):
+    """The least and the most of each size that the rows have."""
+    sizes = {
+        "parameters": [row.load.parameters for row in rows],
+        "length": [row.length for row in rows],
+        "devices": [row.machine.count for row in rows],
+    }
+    return {name: [int(min(found)), int(max(found))] for name, found in sizes.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", default=ROOT / "tests/plan/published.yaml")
@@ -78,6 +88,7 @@ def main():
     for row, a, b in zip(rows, inside, outside, strict=True):
         print(f"{row.name:<58}{row.mfu:>10.1%}{row.mfu * (1 + a):>9.1%}{a:>+8.1%}{b:>+8.1%}")
     fits = {"rows": len(rows), "in_sample": summary(inside), "left_out": summary(outside)}
+    fits["like"] = ranges(rows)
     print(fits)
     print(constants)
     if given.write:
@@ -89,6 +100,7 @@ def write(constants, fits):
         "# The constants of the planner's step time (steptime.py).",
         "# Fitted to tests/plan/published.yaml; written by: python tools/fit_planner.py --write",
         "# left_out: each row predicted by constants that were fitted to the others.",
+        "# like: the least and the most that a row has; what is beyond is unchecked (likeness.py).",
         yaml.safe_dump({"fit": fits}, sort_keys=False).rstrip(),
         "constants:",
     ]

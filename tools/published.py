@@ -15,6 +15,7 @@ class Row(NamedTuple):
     name: str
     load: Load
     machine: Machine
+    length: int
     flops: float
     """Per token, by the convention that was published."""
     mfu: float
@@ -59,7 +60,7 @@ def _row(row: dict[str, Any], model: dict[str, Any]) -> Row:
     causal = row.get("flops") == "causal"
     name = f"{row['model']} on {row['device']} ({row['source']})"
     flops = load.product_flops + (full / 2 if causal else full)
-    return Row(name, load, machine(row["device"]), flops, row["mfu"] / 100)
+    return Row(name, load, machine(row["device"]), row["length"], flops, row["mfu"] / 100)
 
 
 AGAIN: dict[str, tuple[tuple[str, ...], bool]] = {

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import yaml
 
 from jaxlm.core.errors import ClusterError, ConfigError
-from jaxlm.core.platform import check_platform
 from jaxlm.core.job import COORDINATOR, PORT, PROCESS, PROCESSES
+from jaxlm.core.platform import check_platform
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
 

@@ -157,14 +157,15 @@ def larger(given: Sketch) -> Option | None:
 
 
 def of_count(device: Device, count: int) -> Machine | None:
-    """So many devices in one slice; None where there is no such topology."""
-    if not device.torus:
-        words = f"{device.name}:{count}"
-    else:
-        fitting = [t for t in toruses(device.name) if math.prod(map(int, t.split("x"))) == count]
-        words = f"{device.name}:{fitting[0]}" if fitting else ""
+    """So many devices, of TPUs one slice or several of the largest; None where that cannot be."""
+    words = f"{device.name}:{count}"
+    if device.torus:
+        sizes = {math.prod(map(int, t.split("x"))): t for t in reversed(toruses(device.name))}
+        part = count if count in sizes else max(sizes)
+        words = f"{device.name}:{sizes[part]}*{count // part}"
     try:
-        return parse(words) if words else None
+        found = parse(words)
+        return found if found.count == count else None
     except ConfigError:
         return None
 

@@ -7,6 +7,7 @@ from jaxlm.config.schema import RunConfig
 from jaxlm.core.words import count, duration, size
 from jaxlm.plan.ahead import Ahead
 from jaxlm.plan.cost import rate, total
+from jaxlm.plan.likeness import unlike
 from jaxlm.plan.meshes import Option, differing, larger, nearest, ranked
 from jaxlm.plan.sketch import Sketch
 from jaxlm.plan.steptime import table
@@ -16,9 +17,12 @@ SHARES = "parameters", "gradients", "optimizer", "activations", "loss", "collect
 
 
 def plan(sketch: Sketch, ahead: Ahead | None = None) -> dict[str, Any]:
-    """All that is said of a sketch, as JSON has it. Bytes are of one device, seconds of a step."""
-    use, time, config = sketch.use, sketch.time, sketch.model.config
-    found: dict[str, Any] = {
+    """All that is said of a sketch, as JSON has it: the same keys of every sketch, None or nothing
+    where something is not known or not asked. Bytes are of one device, seconds of a step.
+    """
+    use, config, device = sketch.use, sketch.model.config, sketch.machine.device
+    whole = total(sketch)
+    return {
         "device": str(sketch.machine),
         "devices": sketch.machine.count,
         "mesh": sketch.sizes,
@@ -30,32 +34,44 @@ def plan(sketch: Sketch, ahead: Ahead | None = None) -> dict[str, Any]:
             "limit": sketch.limit and round(sketch.limit),
             "fits": sketch.fits,
         },
+        "nearest": [_option(option, config) for option in _fitting(sketch)],
         "tokens_per_step": sketch.tokens,
+        "step": _speed(sketch),
+        "run": asdict(whole) if whole else None,
+        "price": asdict(device.price) if device.price else None,
+        "watts": {"number": device.watts, "source": device.watts_source},
+        "meshes": [_option(option, config) for option in ranked(sketch)],
+        "tuning": [_tuned(each, config) for each in alternatives(sketch)],
+        "compiled": ahead and _said(ahead),
     }
-    if sketch.fits is False:
-        found["nearest"] = [_option(option, config) for option in nearest(sketch)]
-        if not found["nearest"]:
-            more = larger(sketch)
-            found["nearest"] = [_option(more, config)] if more else []
-    if time and (speed := rate(sketch)):
-        found["step"] = {
-            **{k: v for k, v in asdict(time).items() if k != "communication"},
-            "communication": dict(time.communication),
-            **asdict(speed),
-            "fit": table()["fit"]["left_out"],
-        }
-    if whole := total(sketch):
-        found["run"] = asdict(whole)
-    price, device = sketch.machine.device.price, sketch.machine.device
-    found["price"] = asdict(price) if price else None
-    found["watts"] = {"number": device.watts, "source": device.watts_source}
-    found["meshes"] = [_option(option, config) for option in ranked(sketch)]
-    found["tuning"] = [_tuned(each, config) for each in alternatives(sketch)]
-    if ahead:
-        found["compiled"] = asdict(ahead) | {
-            "collectives": {kind: each._asdict() for kind, each in ahead.collectives.items()}
-        }
-    return found
+
+
+def _fitting(sketch: Sketch) -> list[Option]:
+    """What makes it fit, where it does not."""
+    if sketch.fits is not False:
+        return []
+    more = nearest(sketch) or [larger(sketch)]
+    return [option for option in more if option]
+
+
+def _speed(sketch: Sketch) -> dict[str, Any] | None:
+    time, speed, differs = sketch.time, rate(sketch), unlike(sketch)
+    if time is None or speed is None:
+        return None
+    fit = table()["fit"]
+    return {
+        **{k: v for k, v in asdict(time).items() if k != "communication"},
+        "communication": dict(time.communication),
+        **asdict(speed),
+        "published": fit["rows"],
+        "unlike": differs,
+        "fit": None if differs else fit["left_out"],
+    }
+
+
+def _said(ahead: Ahead) -> dict[str, Any]:
+    kinds = {kind: each._asdict() for kind, each in ahead.collectives.items()}
+    return asdict(ahead) | {"collectives": kinds}
 
 
 def text(found: dict[str, Any]) -> str:
@@ -101,17 +117,14 @@ def _memory(found: dict[str, Any]) -> list[str]:
 
 
 def _step(found: dict[str, Any]) -> list[str]:
-    if "step" not in found:
+    if (step := found["step"]) is None:
         return ["", "time of a step: not known for this device"]
-    step = found["step"]
     parts = "products", "attention", "glue", "exposed", "jitter", "optimizer"
     shown = ", ".join(f"{name} {step[name] / step['seconds']:.0%}" for name in parts if step[name])
     net = ", ".join(f"{axis} {s:.3g} s" for axis, s in step["communication"].items() if s)
-    fit = step["fit"]
     return [
         "",
-        f"time of a step, by a model that is off by {fit['mean']:.0%} on average and "
-        f"{fit['most']:.0%} at most on published runs it was not fitted to:",
+        *_trust(step),
         f"  {step['seconds']:.3g} s: {shown}",
         f"  network, hidden or not: {net or 'none'}",
         f"  {step['tokens_per_second']:,.0f} tokens/s a device; MFU {step['mfu_causal']:.1%} "
@@ -119,10 +132,24 @@ def _step(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _trust(step: dict[str, Any]) -> list[str]:
+    """How far the time of a step can be trusted."""
+    if fit := step["fit"]:
+        return [
+            f"time of a step, by a model that is off by {fit['mean']:.0%} on average and "
+            f"{fit['most']:.0%} at most on published runs it was not fitted to:"
+        ]
+    return [
+        f"time of a step, which no published run checks: the {step['published']} are of dense "
+        "decoders, trained whole;",
+        f"this one is {', '.join(step['unlike'])}:",
+    ]
+
+
 def _run(found: dict[str, Any]) -> list[str]:
-    if "run" not in found:
+    if (run := found["run"]) is None:
         return ["", "the whole run: not known; it needs steps=N and a device whose speed is known"]
-    run, price, watts = found["run"], found["price"], found["watts"]
+    price, watts = found["price"], found["watts"]
     energy, money = "energy not known: no published power", "price not known"
     if run["kilowatt_hours"] is not None:
         energy = f"{run['kilowatt_hours']:,.0f} kWh ({watts['number']:g} W, {watts['source']})"
@@ -150,7 +177,11 @@ def _meshes(options: list[dict[str, Any]]) -> list[str]:
 def _tuning(ways: list[dict[str, Any]]) -> list[str]:
     if not ways:
         return []
-    lines = ["", "against that, adapters of rank 16 on every kernel of the same model:"]
+    lines = [
+        "",
+        "against that, adapters of rank 16 on every kernel of such a model that is trained "
+        "(init=DIR); no published run checks their speed:",
+    ]
     for each in ways:
         speed = f", {each['tokens_per_second']:,.0f} tokens/s a device" if each["seconds"] else ""
         lack = "" if each["fits"] is not False else ", which it does not fit"
@@ -162,9 +193,9 @@ def _tuning(ways: list[dict[str, Any]]) -> list[str]:
 
 
 def _compiled(found: dict[str, Any]) -> list[str]:
-    if "compiled" not in found:
+    if (ahead := found["compiled"]) is None:
         return []
-    ahead, memory = found["compiled"], found["memory"]
+    memory = found["memory"]
     limit = f" of {size(memory['limit'])}" if memory["limit"] else ""
     lines = [
         "",

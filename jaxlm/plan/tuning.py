@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.plan.devices import Machine
-from jaxlm.plan.meshes import changed, of_count, ranked
+from jaxlm.plan.meshes import ALONE, changed, of_count, ranked
 from jaxlm.plan.sketch import Sketch, model, sketch
 
 RANK = 16
@@ -14,6 +14,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "QLoRA": (f"lora.rank={RANK}", "lora.targets=[all-linear]", "frozen_dtype=nf4"),
 }
 """As the presets lora and qlora."""
+PLAIN = ("mesh.data=1", "mesh.fsdp=-1", "mesh.expert=1", "mesh.tensor=1", "microbatches=1")
+"""What divides whatever there is."""
 ROWS = 8
 """Of an update."""
 
@@ -36,19 +38,20 @@ def alternatives(given: Sketch) -> list[Tuned]:
         return []
     found = []
     for name, words in WAYS.items():
-        plain = ("mesh.data=1", "mesh.fsdp=-1", "mesh.tensor=1", "microbatches=1")
-        asked = changed(config, (*words, *plain, "batch=8"))
+        asked = changed(config, (*words, *ALONE, *PLAIN, f"batch={ROWS}"))
         shapes = model(asked, given.machine.device.platform)
         best: Tuned | None = None
         for machine in _few(given):
+            batch = f"batch={_batch(machine.count)}"
             try:
-                here = sketch(shapes, machine, changed(asked, (f"batch={_batch(machine.count)}",)))
+                here = sketch(shapes, machine, changed(asked, (batch,)))
             except ConfigError:
                 continue
             option = ranked(here, 1)
             if option:
-                best = Tuned(name, shapes.facts["trained"], option[0].sketch, option[0].overrides)
-                if option[0].sketch.fits:
+                its, more = option[0].sketch, (*words, *ALONE, batch, *option[0].overrides)
+                best = Tuned(name, shapes.facts["trained"], its, more)
+                if its.fits:
                     break
         if best:
             found.append(best)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import pytest
+import recipes
 
 from jaxlm import cli
 from jaxlm.config.load import load
@@ -12,7 +13,7 @@ from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import AXES, Layout, make_mesh
 from jaxlm.models.axes import AXES as TABLE
 from jaxlm.plan import cost, meshes, page
-from jaxlm.plan.devices import machine
+from jaxlm.plan.devices import devices, machine
 from jaxlm.plan.memory import estimate
 from jaxlm.plan.sketch import model, resolved, sketch
 from jaxlm.plan.tuning import alternatives
@@ -103,6 +104,23 @@ def test_tensor_splits_what_it_can_and_costs_the_network(llama):
     assert wide.time.communication["tensor"] > narrow.time.communication["tensor"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "words"),
+    [
+        ("v5e", 16, "v5e:4x4"),
+        ("v5p", 64, "v5p:4x4x4"),
+        ("v5e", 1024, "v5e:16x16*4"),
+        ("v5e", 24, None),
+        ("v5e", 384, None),
+        ("h100", 64, "h100:64"),
+        ("h100", 12, None),
+    ],
+)
+def test_so_many_devices_are_a_machine_that_there_is(name, count, words):
+    found = meshes.of_count(devices()[name], count)
+    assert found == (machine(words) if words else None)
+
+
 def test_adapters_need_fewer_devices(large):
     found = sketch(large, machine("h100:32"))
     lora, qlora = alternatives(found)
@@ -190,6 +208,34 @@ def test_the_command_says_the_convention_and_prints_json(capsys):
     assert "h200 is none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("preset", "words", "device", "said"),
+    [
+        ("llama3_8b", [], "h200:8", []),
+        ("llama3_8b", ["batch=32"], "v5e:4x4*2", []),
+        ("llama3_8b", ["model.experts.count=8"], "h200:8", ["sparse"]),
+        ("llama3_8b", ["lora.rank=4"], "h100:8", ["of a model that is partly frozen"]),
+        ("llama3_8b", [], "a100:8", ["on a100"]),
+        ("llama3_8b", ["length=512"], "h100:8", ["of rows of 512 tokens"]),
+        ("llama3_8b", ["length=2048", "model.window.size=512"], "h100:1",
+         ["with windows of attention", "on 1 device"]),
+        ("llama3_8b", ["compute_dtype=float32"], "h100:8", ["in float32"]),
+        ("mlm", ["platform=auto", "batch=64"], "h100:16",
+         ["of an encoder", "for mlm"]),
+        ("span_corruption", ["platform=auto", "batch=64"], "l4:8",
+         ["of an encoder-decoder", "for span_corruption"]),
+    ],
+)  # fmt: skip
+def test_what_no_published_run_checks_is_said(preset, words, device, said):
+    on = machine(device)
+    found = page.plan(sketch(model(resolved(load(preset, words)), on.device.platform), on))
+    differs, lines = found["step"]["unlike"], page.text(found)
+    assert differs[: len(said)] == said and bool(differs) == bool(said)
+    assert bool(found["step"]["fit"]) == ("off by 8% on average" in lines) == (not said)
+    assert ("no published run checks: the 27" in lines) == bool(said)
+    assert ", ".join(differs) in lines
+
+
 @pytest.mark.parametrize("preset", ["mlm", "span_corruption", "quickstart", "gpt2_124m"])
 def test_every_structure_is_planned(preset):
     words = ["platform=auto"]
@@ -207,12 +253,23 @@ def test_every_structure_is_planned(preset):
 )
 def test_what_is_printed_beside_a_mesh_gives_what_was_said_of_it(preset, words, device):
     given = sketch(model(resolved(load(preset, words)), "gpu"), machine(device))
-    listed = page.plan(given)["meshes"]
-    assert len(listed) > 2
-    for each in listed:
+    said = page.plan(given)
+    assert len(said["meshes"]) > 2
+    for each in (*said["meshes"], said["tuning"][0]):  # the other stores what an init has
         again = resolved(load(preset, [*words, *each["overrides"]]))
-        found = sketch(model(again, "gpu"), machine(device))
+        found = sketch(model(again, "gpu"), machine(each["device"]))
         assert (found.use.total, found.time.total) == (each["total"], each["seconds"])
+
+
+def test_what_is_printed_beside_adapters_gives_what_was_said_of_them(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(recipes.MODELS["Mistral 7B"]))
+    words = [f"init={tmp_path}", "mesh.slices=2", "mesh.data=2", "batch=16"]
+    given = sketch(model(resolved(load("full", words)), "gpu"), machine("h100:16"))
+    for each in page.plan(given)["tuning"]:
+        again = resolved(load("full", [*words, *each["overrides"]]))
+        found = sketch(model(again, "gpu"), machine(each["device"]))
+        assert (found.use.total, found.time.total) == (each["total"], each["seconds"])
+        assert found.fits and found.machine.count == 1
 
 
 @pytest.mark.parametrize("preset", ["token_kinds", "sentiment"])

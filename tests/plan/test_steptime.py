@@ -33,6 +33,7 @@ def test_the_constants_are_those_that_the_fit_gives(monkeypatch):
     monkeypatch.delitem(sys.modules, "fit_planner", raising=False)
     import fit_planner
 
+    assert fit_planner.ranges(ROWS) == table()["fit"]["like"]
     assert fit_planner.fit(ROWS) == pytest.approx(dict(fitted()), abs=5e-3)
 
 
