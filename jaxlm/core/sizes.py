@@ -79,4 +79,7 @@ def check_batch(batch: int, microbatches: int, shards: int) -> None:
         over += f" x microbatches={microbatches}"
     lower, higher = batch // unit * unit, (batch // unit + 1) * unit
     fits = f"{lower} or {higher}" if lower else f"{higher}"
+    if batch % shards == 0:  # fewer parts change no update
+        parts = [n for n in range(1, microbatches) if batch // shards % n == 0]
+        fits = f"microbatches={parts[-1]}, or batch={higher}"
     raise ConfigError("batch", f"{batch} does not split over {over}; use {fits}")

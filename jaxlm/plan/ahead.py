@@ -23,6 +23,7 @@ from jaxlm.core.errors import ConfigError, OutOfMemoryError
 from jaxlm.core.mesh import AXES as MESH_AXES
 from jaxlm.core.mesh import Layout, make_mesh
 from jaxlm.core.platform import compiling_for
+from jaxlm.core.slices import find
 from jaxlm.plan.collectives import Traffic, collectives
 from jaxlm.plan.devices import Machine
 from jaxlm.plan.memory import is_out_of_memory
@@ -66,7 +67,10 @@ def compiled(sketch: Sketch) -> Ahead:
     jax.config.update("jax_enable_compilation_cache", False)  # what is measured is compiled
     with compiling_for("tpu"):
         sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
-        layout = Layout(make_mesh(sizes, slices=_slices(devices)))
+        asked = config.mesh.slices
+        layout = Layout(
+            make_mesh(sizes, slices=find(devices, asked) if asked else _slices(devices))
+        )
         steps = config.steps or STEPS
         built = build(config, spec, layout, steps=steps, tokenizer=None)
         whole = layout.sharding(())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -38,6 +39,8 @@ from jaxlm.training.state import inherit
 
 Sizes = dict[str, int]
 """Devices by mesh axis."""
+KERNELS = "cudnn", "splash"
+"""Attention that not every device, type and shape can have."""
 STEPS = 1000
 """Of a run whose configuration says epochs: its data is not read."""
 
@@ -106,13 +109,21 @@ def resolved(config: RunConfig) -> RunConfig:
 
     Raises ConfigError where the vocabulary is the tokenizer's, and the tokenizer is not here.
     """
-    config = _labeled(inherit(config))
+    config = _labeled(_inherited(config))
     check_fits(config.objective.type, config.model)
     vocab = config.model.vocab
     if not vocab and config.tokenizer.path:
         vocab = _ids(config.tokenizer.path)
     spec = config.model.filled(vocab=vocab or config.tokenizer.vocab, max_length=config.length)
     return config.model_copy(update={"model": spec})
+
+
+def _inherited(config: RunConfig) -> RunConfig:
+    try:
+        return inherit(config)
+    except DataError as error:  # of its own tokenizer, beside that of init
+        what = f"{error}; or write tokenizer.path=null for that of init"
+        raise ConfigError("tokenizer.path", what) from error
 
 
 def _ids(path: str) -> int:
@@ -144,6 +155,10 @@ def model(config: RunConfig, platform: str) -> Model:
     one = Layout(abstract_mesh({}, 1))
     with compiling_for(platform):
         built = build(config, config.model, one, steps=config.steps or STEPS, tokenizer=None)
+        if config.model.attention in KERNELS:  # what one cannot run is said where it is traced
+            cells = columns(config, config.model)
+            row = {name: jax.ShapeDtypeStruct((1, n), "int32") for name, n in cells.items()}
+            jax.eval_shape(built.forward.hidden, built.params, row, None)
     return Model(config, config.model, built.params, built.opt_state, built.mask)
 
 

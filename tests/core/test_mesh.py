@@ -8,6 +8,7 @@ from networks import layout
 
 from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import AXES, logical_axes, make_mesh
+from jaxlm.core.sizes import check_batch, check_slices
 
 TABLE = (("up/kernel", ("embed", "mlp")), ("up/bias", ("mlp",)), ("norm/scale", ("norm",)))
 
@@ -102,3 +103,26 @@ def test_constrained_arrays_lie_where_they_should():
 def test_an_unknown_axis_names_those_that_are():
     with pytest.raises(ConfigError, match="mesh: no axis is called 'model'; use data, fsdp"):
         make_mesh({"model": 2})
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "shards"), [(20, 1, 16), (3, 1, 8), (64, 8, 16), (48, 5, 3), (7, 7, 2)]
+)
+def test_a_batch_that_does_not_split_is_told_what_does(batch, parts, shards):
+    with pytest.raises(ConfigError, match="^batch: .*; use ") as found:
+        check_batch(batch, parts, shards)
+    advice = str(found.value).rpartition("; use ")[2]
+    for key, number in re.findall(r"(microbatches)?=?(\d+)", advice):
+        given = (batch, int(number)) if key else (int(number), parts)
+        check_batch(*given, shards)
+
+
+@pytest.mark.parametrize(
+    ("count", "devices", "own"), [(3, 16, 1), (9, 4, 1), (1, 32, 2), (3, 32, 2), (5, 48, 3)]
+)
+def test_slices_that_are_not_equal_are_told_what_are(count, devices, own):
+    with pytest.raises(ConfigError, match="^mesh.slices: ") as found:
+        check_slices(count, devices, own)
+    for number in re.findall(r"\d+", str(found.value).rpartition("; use ")[2]):
+        check_slices(int(number), devices, own)
+    check_slices(0, devices, own)

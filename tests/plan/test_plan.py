@@ -161,12 +161,17 @@ def test_adapters_are_planned_on_several_slices_where_one_is_too_small(large):
         ([], "v7:8", "known are h200:8"),
         (["mesh.slices=3", "batch=32"], "v5e:4x4*2", "slices: 3 does not divide 32 devices; use 2"),
         (["mesh.slices=1", "batch=32"], "v5e:4x4*2", "lie in one of 2 TPU slices; use 2"),
+        (["batch=64", "microbatches=8"], "v5e:4x4", "use microbatches=4, or batch=128"),
+        (["model.attention=splash"], "h100:8", "splash cannot run bfloat16 heads of 128"),
         (["mesh.slices=3"], "h100:8", "slices: 3 does not divide 8 devices; use 2 or 4"),
     ],
 )
 def test_what_cannot_be_is_one_line(llama, words, device, said):
     with pytest.raises(ConfigError, match=said) as found:
-        sketch(llama, machine(device), resolved(load("llama3_8b", words)))
+        config, on = resolved(load("llama3_8b", words)), machine(device)
+        if config.model.attention != "auto":
+            model(config, on.device.platform)
+        sketch(llama, on, config)
     assert found.value.code == 2
 
 
@@ -187,6 +192,14 @@ def test_what_the_run_would_refuse_is_not_planned(capsys, words, said):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and said in lines[0]
     assert "tokenizer" not in said or "model.vocab=N" in lines[0]
+
+
+def test_a_tokenizer_beside_that_of_init_has_to_be_there(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(recipes.MODELS["Mistral 7B"]))
+    words = [f"init={tmp_path}", "tokenizer.path=no/such"]
+    with pytest.raises(ConfigError, match="tokenizer.path: no/such: .* tokenizer.path=null"):
+        resolved(load("full", words))
+    assert resolved(load("full", [words[0], "tokenizer.path=null"])).model.layers == 32
 
 
 def test_a_vocabulary_that_is_given_needs_no_tokenizer():
