@@ -4,6 +4,7 @@ libtpu compiles for a topology by its name. What is compiled is what the loop co
 step, objective, optimizer, shardings and attention kernel.
 """
 
+import math
 import os
 import resource
 import sys
@@ -67,10 +68,7 @@ def compiled(sketch: Sketch) -> Ahead:
     jax.config.update("jax_enable_compilation_cache", False)  # what is measured is compiled
     with compiling_for("tpu"):
         sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
-        asked = config.mesh.slices
-        layout = Layout(
-            make_mesh(sizes, slices=find(devices, asked) if asked else _slices(devices))
-        )
+        layout = Layout(make_mesh(sizes, slices=_slices(devices, config.mesh.slices)))
         steps = config.steps or STEPS
         built = build(config, spec, layout, steps=steps, tokenizer=None)
         whole = layout.sharding(())
@@ -103,7 +101,9 @@ def topology(machine: Machine) -> Sequence[Any]:
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    more = {"num_slices": machine.slices} if machine.slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": machine.slices} if machine.slices > 1 else {}
+    if math.prod(machine.sides) == 1:
+        more["chips_per_host_bounds"] = (1, 1, 1)  # else a host has four
     sides = "x".join(map(str, machine.sides))
     try:
         with _silent():
@@ -111,7 +111,8 @@ def topology(machine: Machine) -> Sequence[Any]:
                 platform="tpu", topology_name=f"{machine.device.name}:{sides}", **more
             )
     except jax.errors.JaxRuntimeError as error:
-        raise ConfigError("--device", f"{machine}: {str(error).splitlines()[0]}") from error
+        said = f"{machine}: libtpu says {str(error).splitlines()[0]}; plan it without --compile"
+        raise ConfigError("--device", said) from error
     if len(found.devices) != machine.count:
         what = f"{machine} has {len(found.devices)} devices for jax, not {machine.count}"
         raise ConfigError("--device", f"{what}; plan it without --compile")
@@ -129,7 +130,10 @@ def _compile(given: Any, options: compiler.Options) -> jax.stages.Compiled:
             options = {name: value for name, value in options.items() if name not in odd}
 
 
-def _slices(devices: Sequence[Any]) -> list[list[Any]]:
+def _slices(devices: Sequence[Any], count: int) -> list[list[Any]]:
+    """As the run has them: so many, or for 0 those of the devices."""
+    if count:
+        return find(devices, count)
     own = [getattr(device, "slice_index", 0) for device in devices]
     return [[d for d, at in zip(devices, own, strict=True) if at == one] for one in sorted({*own})]
 

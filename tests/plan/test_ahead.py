@@ -61,7 +61,7 @@ def test_gradients_are_added_up_in_the_loop_over_microbatches():
 
 
 @libtpu
-@pytest.mark.parametrize("words", ["v5e:2x4", "v5p:2x2x4", "v5e:4x4*2"])
+@pytest.mark.parametrize("words", ["v5e:1x1", "v5e:2x4", "v6e:1x1*2", "v5p:2x2x4", "v5e:4x4*2"])
 def test_devices_are_known_by_where_they_are(words):
     assert devices.of(ahead.topology(machine(words))) == machine(words)
 
@@ -90,8 +90,21 @@ def test_a_step_that_does_not_fit_is_said_by_the_compiler():
 
 @libtpu
 def test_a_topology_that_libtpu_does_not_know_is_refused():
-    with pytest.raises(ConfigError, match="v5e:3x3"):
+    with pytest.raises(ConfigError, match="v5e:3x3: libtpu says .*; plan it without") as found:
         ahead.topology(Machine(machine("v5e:2x2").device, (3, 3)))
+    assert found.value.code == 2 and "\n" not in str(found.value)
+
+
+@libtpu
+def test_chips_that_are_two_devices_for_jax_are_refused():
+    with pytest.raises(ConfigError, match="8 devices for jax, not 4; plan it without --compile"):
+        ahead.topology(machine("v4:2x2x1"))
+
+
+@libtpu
+def test_slices_lie_as_the_run_lays_them():
+    words = "mesh.slices=2", "mesh.data=2", "mesh.fsdp=-1"
+    assert compiled(*words)[1].collectives
 
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
