@@ -88,7 +88,8 @@ def machine(words: str) -> Machine:
         near = difflib.get_close_matches(name.lower(), rows, n=1)
         meant = f"did you mean {near[0]}? " if near and near[0] != name.lower() else ""
         known = ", ".join(_example(each, row) for each, row in rows.items())
-        raise ConfigError("--device", f"{words!r} is unknown; {meant}known are {known}")
+        what = f"{words!r} is unknown" if words else "is missing"
+        raise ConfigError("--device", f"{what}; {meant}known are {known}")
     row, slices = rows[name], int(found["slices"] or 1)
     sides = tuple(int(side) for side in (found["size"] or "1").split("x"))
     given = "x".join(map(str, sides))

@@ -43,7 +43,7 @@ def test_words_name_a_machine(words, count, domain):
         ("h100:2x4", "is counted; write h100:8"),
         ("h100:0", "no device"),
         ("v5e:4x4*0", "no device"),
-        ("", "is unknown"),
+        ("", "is missing; known are h200:8"),
     ],
 )
 def test_what_is_unknown_is_one_line_with_what_is_known(words, said):

@@ -67,6 +67,26 @@ def test_what_makes_it_fit_can_be_run(words):
         assert again.fits and again.use == option.sketch.use
 
 
+def test_where_more_devices_are_told_they_hold_it():
+    words = ["mesh.slices=2", "mesh.data=2"]
+    given = sketch(model(resolved(load("llama3_8b", words)), "tpu"), machine("v5e:2x2*2"))
+    told = page.plan(given)["nearest"]
+    assert len(told) == 1 and told[0]["device"] != "v5e:2x2*2"
+    config = resolved(load("llama3_8b", [*words, *told[0]["overrides"]]))
+    found = sketch(model(config, "tpu"), machine(told[0]["device"]))
+    assert found.fits and found.use.total == told[0]["total"]
+
+
+def test_a_plan_has_the_same_keys_whatever_is_known():
+    words, seen = ["platform=auto", "length=4096"], []
+    for device, more in (("cpu:1", []), ("h100:1", []), ("v5e:1x1", ["batch=4096"])):
+        config, on = resolved(load("quickstart", [*words, *more])), machine(device)
+        seen.append(page.plan(sketch(model(config, on.device.platform), on)))
+    assert [found["memory"]["fits"] for found in seen] == [None, True, False]
+    assert seen[0].keys() == seen[1].keys() == seen[2].keys() and seen[0]["step"] is None
+    assert seen[1]["step"].keys() == seen[2]["step"].keys() and seen[2]["nearest"]
+
+
 def test_where_no_key_helps_more_devices_do(large):
     found = sketch(large, machine("h100:8"))
     assert not found.fits and not meshes.nearest(found)
