@@ -9,9 +9,10 @@ from jaxlm.plan.meshes import ALONE, changed, of_count, ranked
 from jaxlm.plan.sketch import Sketch, model, sketch
 
 RANK = 16
+ALIKE = (f"lora.rank={RANK}", "lora.targets=[all-linear]", "trainable=null", "param_dtype=bfloat16")
 WAYS: dict[str, tuple[str, ...]] = {
-    "LoRA": (f"lora.rank={RANK}", "lora.targets=[all-linear]", "param_dtype=bfloat16"),
-    "QLoRA": (f"lora.rank={RANK}", "lora.targets=[all-linear]", "frozen_dtype=nf4"),
+    "LoRA": (*ALIKE, "frozen_dtype=auto"),
+    "QLoRA": (*ALIKE, "frozen_dtype=nf4"),
 }
 """As the presets lora and qlora."""
 PLAIN = ("mesh.data=1", "mesh.fsdp=-1", "mesh.expert=1", "mesh.tensor=1", "microbatches=1")

@@ -294,9 +294,10 @@ def test_what_is_printed_beside_a_mesh_gives_what_was_said_of_it(preset, words, 
         assert (found.use.total, found.time.total) == (each["total"], each["seconds"])
 
 
-def test_what_is_printed_beside_adapters_gives_what_was_said_of_them(tmp_path):
+@pytest.mark.parametrize("more", [[], ["trainable=[last_layers: 4]", "frozen_dtype=bfloat16"]])
+def test_what_is_printed_beside_adapters_gives_what_was_said_of_them(tmp_path, more):
     (tmp_path / "config.json").write_text(json.dumps(recipes.MODELS["Mistral 7B"]))
-    words = [f"init={tmp_path}", "mesh.slices=2", "mesh.data=2", "batch=16"]
+    words = [f"init={tmp_path}", "mesh.slices=2", "mesh.data=2", "batch=16", *more]
     given = sketch(model(resolved(load("full", words)), "gpu"), machine("h100:16"))
     for each in page.plan(given)["tuning"]:
         again = resolved(load("full", [*words, *each["overrides"]]))
