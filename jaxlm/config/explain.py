@@ -30,8 +30,10 @@ _RANGES = {
 
 
 def explain(found: ValidationError, document: Document, source: str) -> ConfigError:
-    """Turn the first error into a ConfigError; misspelt keys first, for they cause missing ones."""
-    errors = sorted(found.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    """Turn the first error into a ConfigError: that which causes others first, a wrong type keys
+    that it has not, a misspelt key one that is missing.
+    """
+    errors = sorted(found.errors(), key=_rank)
     error: Any = errors[0]
     route = _route(error, document.values)
     if error["type"] == "extra_forbidden":
@@ -43,6 +45,12 @@ def explain(found: ValidationError, document: Document, source: str) -> ConfigEr
     if error["type"] == "missing":
         return ConfigError(origin(route, document, source), _missing(route, document.values))
     return ConfigError(origin(route, document, source), _wrong(error, route))
+
+
+def _rank(error: Any) -> int:
+    if error["type"] == "literal_error" and error["loc"][-1] == "type":
+        return 0
+    return 1 if error["type"] == "extra_forbidden" else 2
 
 
 def dotted(route: Route) -> str:

@@ -66,4 +66,4 @@ def suggestion(key: str, siblings: list[str]) -> str | None:
     full = [key.split(".") for key in documented()]
     ends = {words[n - 1]: ".".join(words[:n]) for words in full for n in range(1, len(words) + 1)}
     near = difflib.get_close_matches(name, ends, n=1, cutoff=0.8)
-    return ends[near[0]] if near else None
+    return ends[near[0]] if near and ends[near[0]] != key else None
