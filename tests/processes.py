@@ -35,7 +35,11 @@ def words(folder: Path, *more: str, name: str = "run") -> list[str]:
 
 
 def start(
-    *argv: str, devices: int = 1, program: tuple[str, ...] = ("-m", "jaxlm"), **environment: str
+    *argv: str,
+    devices: int = 1,
+    program: tuple[str, ...] = ("-m", "jaxlm"),
+    start_new_session: bool = False,
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """`python -m jaxlm`, or another program, with these words, its output captured."""
     ours = {name: value for name, value in os.environ.items() if name != "NPROC"}
@@ -47,6 +51,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=start_new_session,
     )
 
 

@@ -59,7 +59,10 @@ def tokenize(
         raise ConfigError("OUT", f"{out} is no local or mounted folder; write there and copy it")
     how = {"field": field, "parse_special": parse_special, "deduplicate": deduplicate}
     how |= {"min_tokens": min_tokens, "max_tokens": max_tokens}
-    found = _run(source, out, tokenizer, how, executor, workers, shard, partition, time)
+    from jaxlm.data.stopping import stopping
+
+    with stopping():
+        found = _run(source, out, tokenizer, how, executor, workers, shard, partition, time)
     if found is not None:
         print("\n".join(summary(out, found)))
 

@@ -78,3 +78,9 @@ class OutOfMemoryError(JaxlmError):
     """The device has not enough memory for this step."""
 
     code = MEMORY
+
+
+class StoppedError(JaxlmError):
+    """A signal asked for the end; what is done is kept."""
+
+    code = STOPPED

@@ -3,16 +3,19 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from contextlib import contextmanager
+from multiprocessing import active_children, connection, get_context, parent_process
 from typing import Any
 
-from jaxlm.core.errors import ConfigError, DataError, StorageError
+from jaxlm.core.errors import ConfigError, DataError, OutOfMemoryError, StoppedError
+from jaxlm.data import cache
 from jaxlm.data.cache import Say
-from jaxlm.data.corpus import SHARDS
+from jaxlm.data.corpus import SHARD, SHARDS, shard_folder
 from jaxlm.data.finishing import finish, shards_of
+from jaxlm.data.stopping import SIGNALS
 from jaxlm.data.tokenizing import (
     Part,
     Work,
@@ -61,6 +64,25 @@ def tokenize(
     """
     found = parts(work)
     own = found[mine[0] :: mine[1]]
+    with counting(work, own):
+        return _tokenize(work, found, own, workers=workers, mine=mine, say=say)
+
+
+@contextmanager
+def counting(work: Work, own: Sequence[Part]) -> Iterator[None]:
+    """Say how many shards of these parts are there when a signal comes (stopping.py)."""
+    try:
+        yield
+    except KeyboardInterrupt as asked:
+        cache.clear(work.folder)  # what workers left half written
+        done = sum((shard_folder(work.folder, part.number) / SHARD).is_file() for part in own)
+        what = f"stopped with {done} of {len(own)} shards done; run the same line again to go on"
+        raise StoppedError(str(asked), what) from asked
+
+
+def _tokenize(
+    work: Work, found: list[Part], own: list[Part], *, workers: int, mine: Share, say: Say
+) -> dict[str, Any] | None:
     repeated = None
     if work.deduplicate:
         _each(hash_texts, [(work, part) for part in own], workers)
@@ -115,14 +137,18 @@ def _each(
         return
     threads = max(1, (os.cpu_count() or 1) // count)
     with ProcessPoolExecutor(count, get_context("spawn"), _begin, (threads,)) as pool:
-        pending = [pool.submit(fn, *call) for call in calls]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is started now keeps it:
+        pending = [pool.submit(fn, *call) for call in calls]  # one that all get is for this process
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for each in as_completed(pending):
                 done.append(each.result())
                 told(done)
         except BrokenProcessPool as error:
-            what = "one was killed, maybe for memory; use fewer --workers and run the line again"
-            raise StorageError("workers", what) from error
+            for worker in active_children():
+                worker.kill()  # the pool asks them by a signal that they do not get
+            what = "one was killed, likely for memory; use fewer --workers and run the line again"
+            raise OutOfMemoryError("workers", what) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -130,7 +156,6 @@ def _each(
 def _begin(threads: int) -> None:
     """In each process: a share of the cores, and an end when the one that started it ends."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = parent_process()
     assert parent is not None
 
