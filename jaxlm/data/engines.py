@@ -3,11 +3,15 @@
 datatrove hands out the parts, keeps logs in the folder's `logs/`, and starts again what died. What
 is done for a part, and so what is written, is that of `jaxlm data tokenize` without it. All
 machines see the source and the folder under the same paths and have the same jaxlm.
+
+What the engines say goes to logs: the one line that ends a command names the task's.
 """
 
 import json
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,9 +23,9 @@ from jaxlm.core.errors import ClusterError, ConfigError, JaxlmError
 from jaxlm.data import tokenizing
 from jaxlm.data.cache import Say
 from jaxlm.data.tokenizing import Work
-from jaxlm.data.workers import conclude
+from jaxlm.data.workers import conclude, counting
 
-LOGS = "logs"
+LOGS, ENGINE = "logs", "engine.log"
 
 
 def stages(work: Work) -> list[tuple[str, int]]:
@@ -43,9 +47,13 @@ class Stage:
         failure.unlink(missing_ok=True)
         try:
             self._run(rank, world_size)
-        except JaxlmError as error:
+        except Exception as error:
+            told = error
+            if not isinstance(error, JaxlmError):
+                told = JaxlmError("internal", f"{type(error).__name__}: {error}")
+            kind = next(each.__name__ for each in type(told).mro() if hasattr(errors, each.__name__))
             failure.parent.mkdir(parents=True, exist_ok=True)
-            failure.write_text(json.dumps([type(error).__name__, error.where, error.what]))
+            failure.write_text(json.dumps([kind, told.where, told.what]))
             raise
 
     def failure(self, rank: int) -> Path:
@@ -70,25 +78,34 @@ def on_ray(work: Work, *, workers: int, say: Say) -> None:
     """Run all stages on the Ray cluster of RAY_ADDRESS, or on one started here, and wait.
 
     workers: most tasks at a time, 0 for as many as fit. Raises what the first task that failed
-    raised.
+    raised, with the name of its log.
     """
-    executors = _executors()
+    executors = _executors(work)
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError("--executor", "ray is not installed; pip install ray") from error
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    ours = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+    signal.signal(signal.SIGTERM, ours)
     try:
+        _on_ray(work, executors, workers, say)
+    finally:
+        ray.shutdown()
+
+
+def _on_ray(work: Work, executors: Any, workers: int, say: Say) -> None:
+    with counting(work, tokenizing.parts(work)):
         for name, tasks in stages(work):
             stage, logs = Stage(work, name), work.folder / LOGS / name
-            shutil.rmtree(logs / "completions", ignore_errors=True)  # those of an earlier time
+            for old in ("completions", "failures"):  # those of an earlier time
+                shutil.rmtree(logs / old, ignore_errors=True)
             how = {"tasks": tasks, "workers": workers or -1, "logging_dir": str(logs)}
             executors.RayPipelineExecutor([stage], **how, skip_completed=False).run()
             for rank in range(tasks):
                 _raise(stage, rank)
             say(f"{name}: {tasks} tasks are done")
-    finally:
-        ray.shutdown()
 
 
 def on_slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -> None:
@@ -96,7 +113,7 @@ def on_slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -
 
     workers: most jobs of an array at a time, 0 for as many as fit; partition, time: as of sbatch.
     """
-    executors = _executors()
+    executors = _executors(work)
     activate = Path(sys.prefix, "bin", "activate")
     last = None
     for name, tasks in stages(work):
@@ -121,21 +138,26 @@ def on_slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -
     say(f"jobs {last.job_id} and those before it write {work.out}; their logs are in it")
 
 
-def _executors() -> Any:
-    os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")
+def _executors(work: Work) -> Any:
+    """datatrove's, which log into the folder; its tasks have logs of their own."""
     try:
         from datatrove import executor  # pyright: ignore[reportMissingImports]
+        from loguru import logger  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         what = "datatrove is not installed; in the checkout, pip install -e '.[datatrove]'"
         raise ConfigError("--executor", what) from error
+    logger.remove()
+    logger.add(str(work.folder / LOGS / ENGINE), colorize=False)
     return executor
 
 
 def _raise(stage: Stage, rank: int) -> None:
     """Raise what a task raised, or that it never ended."""
+    logs = stage.work.folder / LOGS / stage.name
+    log = logs / "logs" / f"task_{rank:05d}.log"
     if stage.failure(rank).is_file():
         name, where, what = json.loads(stage.failure(rank).read_text())
-        raise getattr(errors, name)(where, what)
-    logs = stage.work.folder / LOGS / stage.name
+        raise getattr(errors, name)(where, f"{what}; its log is {log}")
     if not (logs / "completions" / f"{rank:05d}").is_file():
-        raise ClusterError(f"task {rank}", f"did not end; see {logs / 'logs'}")
+        log = log if log.is_file() else stage.work.folder / LOGS / ENGINE
+        raise ClusterError(f"task {rank}", f"did not end; its log is {log}")

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from jaxlm.core import errors
 from jaxlm.text import train
 
 pytestmark = pytest.mark.peers
+STAGES = ["hash", "write", "finish"]
 TEXTS = [f"document {i % 33}, the quick brown fox {'jumps ' * (i % 33 % 13)}" for i in range(90)]
 
 
@@ -23,10 +27,14 @@ def source(tmp_path):
     return folder
 
 
-def tokenize(source, out, *more):
+def command(source, out, *more):
     line = [str(source), str(out), f"--tokenizer={source.parent}/tokenizer", "--deduplicate"]
-    command = [sys.executable, "-m", "jaxlm", "data", "tokenize", *line, *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    return [sys.executable, "-m", "jaxlm", "data", "tokenize", *line, *more]
+
+
+def tokenize(source, out, *more):
+    words = command(source, out, *more)
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
 
 
 def content(folder):
@@ -40,17 +48,41 @@ def content(folder):
     }
 
 
-def test_on_ray_every_byte_is_that_of_the_local_command(source, tmp_path):
+@pytest.fixture(scope="module")
+def ray():
     pytest.importorskip("datatrove", reason="datatrove is not installed: pip install .[datatrove]")
     pytest.importorskip("ray", reason="ray is not installed: pip install .[datatrove]")
+
+
+def test_on_ray_every_byte_is_that_of_the_local_command(ray, source, tmp_path):
     assert tokenize(source, tmp_path / "local", "--workers=2").returncode == 0
     (source / "1.jsonl").rename(tmp_path / "1.jsonl")
     (source / "1.jsonl").write_text('{"text": "one"}\n{\n')
     bad = tokenize(source, tmp_path / "ray", "--executor=ray", "--workers=2")
     assert bad.returncode == 3, bad.stderr
-    assert "1.jsonl:2:2: not JSON" in bad.stderr.splitlines()[-1]
+    (line,) = bad.stderr.splitlines()  # of Ray's and datatrove's nothing
+    assert "1.jsonl:2:2: not JSON" in line
+    log = Path(line.rpartition("; its log is ")[2])
+    assert "Traceback" in log.read_text() and log.is_relative_to(tmp_path / "ray" / "logs" / "hash")
     (tmp_path / "1.jsonl").rename(source / "1.jsonl")
     done = tokenize(source, tmp_path / "ray", "--executor=ray", "--workers=2")
     assert done.returncode == 0, done.stderr
+    assert [told.partition(":")[0] for told in done.stderr.splitlines()] == STAGES
     assert "57 repeated a text" in done.stdout
     assert content(tmp_path / "ray") == content(tmp_path / "local")
+
+
+def test_on_ray_a_signal_is_one_line_and_the_same_line_goes_on(ray, source, tmp_path):
+    out = tmp_path / "ray"
+    process = subprocess.Popen(command(source, out, "--executor=ray"), stderr=subprocess.PIPE)
+    while not (out / "texts" / "00000" / "shard.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == errors.STOPPED, err
+    done = len([*out.glob("shards/*/shard.json")])
+    last = err.decode().splitlines()[-1]
+    assert f"SIGTERM: stopped with {done} of 3 shards done; run the same line again" in last
+    assert tokenize(source, out, "--workers=2").returncode == 0
+    assert tokenize(source, tmp_path / "local", "--workers=2").returncode == 0
+    assert content(out) == content(tmp_path / "local")
