@@ -32,7 +32,7 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
 GresTypes=gpu
-NodeName=DEFAULT CPUs=8 Gres=gpu:2 State=UNKNOWN
+NodeName=DEFAULT CPUs=8 RealMemory=16384 Gres=gpu:2 State=UNKNOWN
 NodeName={host} NodeAddr=127.0.0.1 Port={ports[1]}
 NodeName={host}z NodeHostname={host}z NodeAddr=127.0.0.1 Port={ports[2]}
 PreemptType=preempt/partition_prio

@@ -9,7 +9,6 @@ What the engines say goes to logs: the one line that ends a command names the ta
 
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -48,12 +47,8 @@ class Stage:
         try:
             self._run(rank, world_size)
         except Exception as error:
-            told = error
-            if not isinstance(error, JaxlmError):
-                told = JaxlmError("internal", f"{type(error).__name__}: {error}")
-            kind = next(each.__name__ for each in type(told).mro() if hasattr(errors, each.__name__))
             failure.parent.mkdir(parents=True, exist_ok=True)
-            failure.write_text(json.dumps([kind, told.where, told.what]))
+            failure.write_text(json.dumps(_told(error)))
             raise
 
     def failure(self, rank: int) -> Path:
@@ -72,6 +67,14 @@ class Stage:
                 tokenizing.write_shard(work, part, repeated)
             else:
                 tokenizing.hash_texts(work, part)
+
+
+def _told(error: Exception) -> list[str]:
+    """Its class of core.errors, where, and what."""
+    if not isinstance(error, JaxlmError):
+        return ["JaxlmError", "internal", f"{type(error).__name__}: {error}"]
+    names = [each.__name__ for each in type(error).mro()]
+    return [next(name for name in names if hasattr(errors, name)), error.where, error.what]
 
 
 def on_ray(work: Work, *, workers: int, say: Say) -> None:
@@ -128,13 +131,17 @@ def on_slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -
             logging_dir=str(work.folder / LOGS / name),
             skip_completed=False,
             depends=last,
+            sbatch_args={"kill-on-invalid-dep": "yes"},  # after one that failed none would ever run
             venv_path=str(activate) if activate.is_file() else None,
         )
     assert last is not None
     try:
         last.run()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ClusterError("sbatch", f"{error}; run this where jobs are submitted") from error
+    except subprocess.CalledProcessError as error:
+        raise ClusterError("sbatch", f"ended with code {error.returncode}, see above") from error
+    except OSError as error:
+        what = f"{error.strerror}; run this where jobs are submitted"
+        raise ClusterError("sbatch", what) from error
     say(f"jobs {last.job_id} and those before it write {work.out}; their logs are in it")
 
 

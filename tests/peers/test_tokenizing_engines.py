@@ -1,4 +1,4 @@
-"""The corpus that datatrove writes on a real Ray, started here, is that of the local command."""
+"""The corpus that datatrove writes on a real Ray or SLURM, started here, is the local command's."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import slurm_here
 
 from jaxlm.core import errors
 from jaxlm.text import train
@@ -86,3 +87,49 @@ def test_on_ray_a_signal_is_one_line_and_the_same_line_goes_on(ray, source, tmp_
     assert tokenize(source, out, "--workers=2").returncode == 0
     assert tokenize(source, tmp_path / "local", "--workers=2").returncode == 0
     assert content(out) == content(tmp_path / "local")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    pytest.importorskip("datatrove", reason="datatrove is not installed: pip install .[datatrove]")
+    if reason := slurm_here.missing():
+        pytest.skip(reason)
+    with slurm_here.cluster(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+def submitted(source, out, *more):
+    """Submit, and wait until SLURM has no job of ours any more; what the command said."""
+    done = tokenize(source, out, "--executor=slurm", "--partition=debug", *more)
+    for _ in range(1800):
+        if not subprocess.run(["squeue", "--noheader"], capture_output=True).stdout:
+            return done
+        time.sleep(0.1)
+    raise AssertionError(subprocess.run(["squeue"], capture_output=True, text=True).stdout)
+
+
+def logs(out):
+    return "".join(path.read_text() for path in out.glob("logs/*/slurm_logs/*.out"))
+
+
+def test_on_slurm_every_byte_is_that_of_the_local_command(slurm, source, tmp_path):
+    out = tmp_path / "slurm"
+    assert tokenize(source, tmp_path / "local", "--workers=2").returncode == 0
+    (source / "1.jsonl").rename(tmp_path / "1.jsonl")
+    (source / "1.jsonl").write_text('{"text": "one"}\n{\n')
+    bad = submitted(source, out)  # and what comes after the hashes does not wait forever
+    assert bad.returncode == 0, bad.stderr
+    assert "1.jsonl:2:2: not JSON" in logs(out)
+    assert not (out / "shards").exists()
+    (tmp_path / "1.jsonl").rename(source / "1.jsonl")
+    done = submitted(source, out)
+    assert done.returncode == 0 and "their logs are in it" in done.stderr.splitlines()[-1]
+    assert (out / "manifest.json").exists(), logs(out)
+    assert content(out) == content(tmp_path / "local")
+
+
+def test_what_slurm_refuses_is_a_line_after_its_own(slurm, source, tmp_path):
+    done = submitted(source, tmp_path / "out", "--partition=none")
+    *theirs, ours = done.stderr.splitlines()
+    assert done.returncode == errors.CLUSTER and "invalid partition" in theirs[0]
+    assert ours == "jaxlm: error: sbatch: ended with code 1, see above"
