@@ -49,14 +49,9 @@ def tokenize(
     time: Annotated[str, typer.Option(help="Of SLURM, for a job.")] = "04:00:00",
 ) -> None:
     """Tokenize documents once, for any number of runs. Run the same line again to go on."""
-    if executor not in ("local", "ray", "slurm"):
-        raise ConfigError("--executor", f"{executor!r} is none; write local, ray or slurm")
-    if executor == "slurm" and not partition:
-        raise ConfigError("--partition", "SLURM needs one; `sinfo` lists them")
+    _check(source, out, executor, partition, shard)
     if max_tokens and min_tokens > max_tokens:
         raise ConfigError("--min-tokens", f"{min_tokens} is over --max-tokens={max_tokens}")
-    if "://" in out:
-        raise ConfigError("OUT", f"{out} is no local or mounted folder; write there and copy it")
     how = {"field": field, "parse_special": parse_special, "deduplicate": deduplicate}
     how |= {"min_tokens": min_tokens, "max_tokens": max_tokens}
     from jaxlm.data.stopping import stopping
@@ -65,6 +60,23 @@ def tokenize(
         found = _run(source, out, tokenizer, how, executor, workers, shard, partition, time)
     if found is not None:
         print("\n".join(summary(out, found)))
+
+
+def _check(source: str, out: str, executor: str, partition: str, shard: str) -> None:
+    """Raise ConfigError for words that do not go together."""
+    for name, given in (("SOURCE", source), ("OUT", out)):
+        if not given:  # which would be the folder that one is in
+            raise ConfigError(name, "is empty; name a file, a folder or a glob")
+    if executor not in ("local", "ray", "slurm"):
+        raise ConfigError("--executor", f"{executor!r} is none; write local, ray or slurm")
+    if executor == "slurm" and not partition:
+        raise ConfigError("--partition", "SLURM needs one; `sinfo` lists them")
+    if executor != "slurm" and partition:
+        raise ConfigError("--partition", f"is SLURM's; leave it out with --executor {executor}")
+    if executor != "local" and shard:
+        raise ConfigError("--shard", f"is for jobs of one's own; {executor} does all parts")
+    if "://" in out:
+        raise ConfigError("OUT", f"{out} is no local or mounted folder; write there and copy it")
 
 
 def _run(

@@ -16,6 +16,10 @@ def opened(file: Any) -> Iterator[IO[bytes]]:
     """The bytes of a .gz, a .zst or a plain file. Reading raises EOFError where one is cut off."""
     with file.open("rb") as raw:
         packed = Path(file.name.lower()).suffix
+        if packed in SUFFIXES:
+            if not raw.read(1):  # gzip's own reader takes it for one of an empty file
+                raise EOFError("the file has no bytes, not even of compression; copy it again")
+            raw.seek(0)
         if packed == ".gz":
             with gzip.open(raw) as stream:
                 yield stream  # pyright: ignore[reportReturnType]

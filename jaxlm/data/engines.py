@@ -9,10 +9,13 @@ What the engines say goes to logs: the one line that ends a command names the ta
 
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,8 @@ class Stage:
         failure = self.failure(rank)
         failure.unlink(missing_ok=True)
         try:
-            self._run(rank, world_size)
+            with _missed():
+                self._run(rank, world_size)
         except Exception as error:
             failure.parent.mkdir(parents=True, exist_ok=True)
             failure.write_text(json.dumps(_told(error)))
@@ -67,6 +71,36 @@ class Stage:
                 tokenizing.write_shard(work, part, repeated)
             else:
                 tokenizing.hash_texts(work, part)
+
+
+@contextmanager
+def _missed() -> Iterator[None]:
+    """While it is entered, who waits for this process ends when this is killed.
+
+    A task on Ray is in a pool of datatrove's, which would wait for ever for what is lost with a
+    process; Ray misses the pool, and datatrove has another do its task.
+    """
+    from multiprocess.process import parent_process  # pyright: ignore[reportMissingImports]
+
+    if (waiting := parent_process()) is None:
+        yield
+        return
+    ended, alive = os.pipe()
+    if (watcher := os.fork()) == 0:
+        try:
+            os.close(alive)
+            if not os.read(ended, 1):
+                os.kill(waiting.pid, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.close(ended)
+    try:
+        yield
+    finally:
+        with suppress(BrokenPipeError):
+            os.write(alive, b".")
+        os.close(alive)
+        os.waitpid(watcher, 0)
 
 
 def _told(error: Exception) -> list[str]:

@@ -174,7 +174,9 @@ def _is_local_folder(file: Any) -> bool:
 
 def _inside(folder: Any, formats: Collection[str]) -> Iterator[Any]:
     """The files of a known format in a folder and those below; links are followed, but not up."""
-    for entry in folder.iterdir():
+    with reading(folder):
+        entries = list(folder.iterdir())
+    for entry in entries:
         if suffix(entry) in formats and not _is_local_folder(entry):
             yield entry
         elif entry.is_dir() and not (

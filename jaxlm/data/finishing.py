@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data import cache, corpus
-from jaxlm.data.corpus import FILES, FORMAT, SHARD, SHARDS, shard_folder
+from jaxlm.data.corpus import FILES, FORMAT, SHARDS, shard_folder
 from jaxlm.data.encoding import sync
 from jaxlm.data.tokenizing import (
     TEXTS,
@@ -16,6 +16,7 @@ from jaxlm.data.tokenizing import (
     find_repeats,
     making,
     repeats_of,
+    shard_json,
     shard_key,
     stale,
     write_json,
@@ -29,7 +30,7 @@ def shards_of(work: Work, found: list[Part]) -> tuple[list[dict[str, Any]], list
         repeated = find_repeats(work, len(found)) if work.deduplicate else None
         shards, old = [], []
         for part in found:
-            shards.append(corpus.opened_json(shard_folder(work.folder, part.number) / SHARD))
+            shards.append(shard_json(shard_folder(work.folder, part.number)))
             key = shard_key(work, part, repeats_of(work, repeated, part))
             if shards[-1].get("key") != key or (repeated is not None and stale(work, part)):
                 old.append(part.number)
@@ -62,6 +63,7 @@ def finish(work: Work, shards: list[dict[str, Any]]) -> dict[str, Any]:
         used = {said["offsets"]["file"]}
         used |= {find_repeats(work, len(shards))} if work.deduplicate else set()
         _tidy(work, len(shards), used)
+        cache.clear(work.folder)
         return said
 
 

@@ -19,20 +19,25 @@ def stopping() -> Iterator[None]:
     removes what is half written. A second SIGINT is for whoever had it before. Of the main thread.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    asked = "signal"
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = signal.Signals(number).name
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, before[signal.SIGINT])
         for worker in multiprocessing.active_children():
             worker.kill()
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        raise KeyboardInterrupt(asked)
 
     try:
         for number in SIGNALS:
             signal.signal(number, stop)
         yield
-    except KeyboardInterrupt as asked:
-        raise StoppedError(str(asked), "stopped; run the same line again to go on") from asked
+    except StoppedError as told:
+        raise StoppedError(asked, told.what) from told
+    except KeyboardInterrupt as end:
+        raise StoppedError(asked, "stopped; run the same line again to go on") from end
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

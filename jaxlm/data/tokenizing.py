@@ -104,7 +104,11 @@ def claim(work: Work, tokenizer: Tokenizer) -> None:
     """Begin the folder, or go on in it. Raises ConfigError for one that holds something else."""
     folder, said = work.folder, {"format": FORMAT, **work.options, "tokenizer": tokenizer.digest}
     with writing(work):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            what = "is a file, or would lie in one; name a folder"
+            raise ConfigError(str(folder), what) from error
         names = {path.name for path in folder.iterdir() if path.suffix != ".lock"}
         other = sorted(name for name in names - {TOKENIZER, "lock"} if name[:4] != "tmp-")
         # Looked for after the names: whoever begins the folder meanwhile writes it before others.
@@ -112,10 +116,11 @@ def claim(work: Work, tokenizer: Tokenizer) -> None:
             what = f"holds {other[0]}, which this did not make; name another folder"
             raise ConfigError(str(folder), what)
         with making(work) as new, cache.alone(folder / "claim.lock", work.path, None):
-            if not (there := corpus.opened_json(folder / TOKENS)):
+            there, final = corpus.opened_json(folder / TOKENS), folder / TOKENIZER
+            if not there or (there.get("tokenizer") == tokenizer.digest and not final.exists()):
                 tokenizer.save(new / TOKENIZER)
-                final = folder / TOKENIZER
                 cache.publish(folder, new / TOKENIZER, final, lambda: _is(final, tokenizer))
+            if not there:
                 write_json(new / TOKENS, said)
                 (new / TOKENS).replace(folder / TOKENS)
                 there = said
@@ -142,7 +147,7 @@ def hash_texts(work: Work, part: Part) -> None:
     with writing(work):
         seen = _seen(work, part)
         key, folder = _text_key(work, part), texts_folder(work, part.number)
-        if corpus.opened_json(folder / SHARD).get("key") != key:
+        if shard_json(folder).get("key") != key:
             with making(work) as new:
                 with (new / HASHES).open("wb") as stream:
                     for text in sources.read(work, Counter(), list(part.files)):
@@ -158,7 +163,7 @@ def hash_texts(work: Work, part: Part) -> None:
 
 def stale(work: Work, part: Part) -> bool:
     """Whether the hashes of a part's texts are of other texts than its files hold now, or none."""
-    there = corpus.opened_json(texts_folder(work, part.number) / SHARD)
+    there = shard_json(texts_folder(work, part.number))
     return there.get("key") != _text_key(work, part)
 
 
@@ -252,9 +257,19 @@ def write_shard(work: Work, part: Part, repeated: str | None = None) -> dict[str
         return said
 
 
+def shard_json(folder: Path) -> dict[str, Any]:
+    """What the shard.json in a folder says; empty where there is none, or a damaged one."""
+    try:
+        return corpus.opened_json(folder / SHARD)
+    except DataError as error:
+        if isinstance(error.__cause__, ValueError):  # no JSON
+            return {}
+        raise
+
+
 def _whole(work: Work, folder: Path, key: str) -> dict[str, Any]:
     """What the shard.json of a shard that is as it should be says; else empty."""
-    there = corpus.opened_json(folder / SHARD)
+    there = shard_json(folder)
     done = there.get("key") == key and not corpus.damage(folder, there["digests"], work.digests)
     return there if done else {}
 

@@ -8,9 +8,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from jaxlm.core.errors import ConfigError, DataError, OutOfMemoryError, StoppedError
+from jaxlm.core.errors import ConfigError, DataError, JaxlmError, OutOfMemoryError, StoppedError
 from jaxlm.data import cache
 from jaxlm.data.cache import Say
 from jaxlm.data.corpus import SHARD, SHARDS, shard_folder
@@ -73,11 +74,11 @@ def counting(work: Work, own: Sequence[Part]) -> Iterator[None]:
     """Say how many shards of these parts are there when a signal comes (stopping.py)."""
     try:
         yield
-    except KeyboardInterrupt as asked:
+    except KeyboardInterrupt as end:
         cache.clear(work.folder)  # what workers left half written
         done = sum((shard_folder(work.folder, part.number) / SHARD).is_file() for part in own)
         what = f"stopped with {done} of {len(own)} shards done; run the same line again to go on"
-        raise StoppedError(str(asked), what) from asked
+        raise StoppedError(work.out, what) from end
 
 
 def _tokenize(
@@ -137,20 +138,35 @@ def _each(
         return
     threads = max(1, (os.cpu_count() or 1) // count)
     with ProcessPoolExecutor(count, get_context("spawn"), _begin, (threads,)) as pool:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is started now keeps it:
-        pending = [pool.submit(fn, *call) for call in calls]  # one that all get is for this process
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        started: list[BaseProcess] = []
         try:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:  # what starts now keeps that: a signal to all is for this process to answer
+                pending = [pool.submit(fn, *call) for call in calls]
+            finally:
+                started += active_children()
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             for each in as_completed(pending):
                 done.append(each.result())
                 told(done)
         except BrokenProcessPool as error:
-            for worker in active_children():
-                worker.kill()  # the pool asks them by a signal that they do not get
-            what = "one was killed, likely for memory; use fewer --workers and run the line again"
-            raise OutOfMemoryError("workers", what) from error
+            raise _broken(started) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _broken(started: list[BaseProcess]) -> JaxlmError:
+    """What to say when a worker has died. Ends the others, by a signal that they get."""
+    dead = connection.wait([worker.sentinel for worker in started], 0)
+    for worker in started:
+        worker.kill()
+        worker.join()
+    ends = [worker.exitcode or 0 for worker in started if worker.sentinel in dead]
+    again = "use fewer --workers and run the same line again"
+    if not ends or -signal.SIGKILL in ends:
+        return OutOfMemoryError("workers", f"one was killed, likely for memory; {again}")
+    end = signal.Signals(-ends[0]).name if ends[0] < 0 else f"exit code {ends[0]}"
+    return JaxlmError("workers", f"one ended by {end}; --workers=1 shows why")
 
 
 def _begin(threads: int) -> None:

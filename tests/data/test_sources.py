@@ -133,6 +133,8 @@ WRONG = [
     ("b.jsonl.gz", CUT, "", "cannot be read: Not a gzipped file"),
     ("a.jsonl.zst", zstandard.compress(CUT)[:-3], "", "ends inside a compressed frame"),
     ("b.jsonl.zst", CUT, "", "cannot be read"),
+    ("c.jsonl.gz", b"", "", "no bytes, not even of compression; copy it again"),
+    ("c.jsonl.zst", b"", "", "no bytes, not even of compression; copy it again"),
     ("a.parquet", b"PAR1 nothing", "", "cannot be read"),
     ("a.csv", b"a,b", "", "not a format that is read; use .txt, .jsonl, .parquet"),
 ]

@@ -186,6 +186,12 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(source, tokenizer, t
     damaged = out / "shards" / "00002" / "train.ids"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
     assert written(made(own, out, tokenizer))["00002"] != after["00002"]
+    said = out / "shards" / "00001" / "shard.json"
+    whole = said.read_bytes()
+    said.write_bytes(whole[:-9])
+    shutil.rmtree(out / "tokenizer")
+    made(own, out, tokenizer)
+    assert said.read_bytes() == whole and (out / "tokenizer" / "tokenizer.json").exists()
     for path in own.glob("e*.txt"):
         path.unlink()
     assert sorted(path.name for path in (made(own, out, tokenizer) / "shards").iterdir()) == [
@@ -372,6 +378,12 @@ def test_bad_input_is_one_line_that_says_what_to_write(source, tokenizer, tmp_pa
         (words(source, "gs://bucket/out", folder), 2, "is no local or mounted folder"),
         (words(source, out, folder, "--executor=spark"), 2, "write local, ray or slurm"),
         (words(source, out, folder, "--executor=slurm"), 2, "--partition"),
+        (words(source, out, folder, "--partition=cpu"), 2, "--partition: is SLURM's; leave it"),
+        (words(source, out, folder, "--executor=ray", "--shard=0/2"), 2, "ray does all parts"),
+        (words("", out, folder), 2, "SOURCE: is empty"),
+        (words(source, "", folder), 2, "OUT: is empty"),
+        (words(source, tmp_path / "bad.jsonl", folder), 2, "bad.jsonl: is a file, or would lie"),
+        (words(source, tmp_path / "bad.jsonl" / "out", folder), 2, "is a file, or would lie"),
     ]
     for line, code, said in lines:
         found = refused(capsys, *line)

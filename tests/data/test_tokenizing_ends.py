@@ -93,23 +93,31 @@ def test_a_signal_to_all_ends_all_and_the_same_line_goes_on(name, count, line, w
     _, err = process.communicate(timeout=60)
     assert process.returncode == errors.STOPPED, err
     there = len(shards(tmp_path / "out"))
-    told, last = err.splitlines()[:-1], err.splitlines()[-1]
+    *told, last = err.splitlines()
     assert f"{name}: stopped with {there} of {PARTS} shards done; run the same line again" in last
     assert all(f" of {PARTS} shards: " in each for each in told)
     assert not list((tmp_path / "out").glob("tmp-*")) and ended(process)
     goes_on(line, tmp_path / "out", whole)
 
 
-def test_a_worker_that_is_killed_is_one_line_and_the_same_line_goes_on(line, whole, tmp_path):
+DEATHS = [
+    ("SIGKILL", errors.MEMORY, "one was killed, likely for memory; use fewer --workers"),
+    ("SIGSEGV", errors.INTERNAL, "one ended by SIGSEGV; --workers=1 shows why"),
+]
+
+
+@pytest.mark.parametrize("name, code, what", DEATHS)
+def test_a_worker_that_dies_is_one_line(name, code, what, line, whole, tmp_path):
     process = begun(line, tmp_path / "out", 2)
     workers = [pid for pid in group(process) if b"spawn_main" in cmdline(pid)]
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(workers[0], signal.Signals[name])
     _, err = process.communicate(timeout=60)
-    assert process.returncode == errors.MEMORY, err
-    told, last = err.splitlines()[:-1], err.splitlines()[-1]
-    assert "workers: one was killed, likely for memory; use fewer --workers" in last
+    assert process.returncode == code, err
+    *told, last = err.splitlines()
+    assert f"workers: {what}" in last
     assert all(f" of {PARTS} shards: " in each for each in told) and ended(process)
-    goes_on(line, tmp_path / "out", whole)
+    if code == errors.MEMORY:
+        goes_on(line, tmp_path / "out", whole)
 
 
 def cmdline(pid):

@@ -1,9 +1,12 @@
 """The corpus that datatrove writes on a real Ray or SLURM, started here, is the local command's."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,37 @@ def test_on_ray_a_signal_is_one_line_and_the_same_line_goes_on(ray, source, tmp_
     assert tokenize(source, out, "--workers=2").returncode == 0
     assert tokenize(source, tmp_path / "local", "--workers=2").returncode == 0
     assert content(out) == content(tmp_path / "local")
+
+
+def writing(out):
+    """A process that writes a shard; 0 where none does."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # ended meanwhile
+            file = link.readlink()
+            if file.name == "train.ids" and file.is_relative_to(out) and "tmp-" in str(file):
+                return int(link.parts[2])
+    return 0
+
+
+def test_on_ray_a_task_that_is_killed_is_done_again(ray, source, tmp_path):
+    out = tmp_path / "ray"
+    (source / "0.jsonl").write_text((source / "0.jsonl").read_text() * 1000)
+    words = command(source, out, "--executor=ray")
+    words.remove("--deduplicate")  # all of it is to be written
+    process = subprocess.Popen(words, stderr=subprocess.PIPE)
+    while not (found := writing(out)) and process.poll() is None:
+        pass
+    os.kill(found, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == errors.DONE and "ActorError" in log(out), err
+    local = command(source, tmp_path / "local", "--workers=2")
+    local.remove("--deduplicate")
+    subprocess.run(local, check=True)
+    assert content(out) == content(tmp_path / "local")
+
+
+def log(out):
+    return (out / "logs" / "engine.log").read_text()
 
 
 @pytest.fixture(scope="module")
