@@ -178,6 +178,8 @@ def _inside(folder: Any, formats: Collection[str]) -> Iterator[Any]:
         entries = list(folder.iterdir())
     for entry in entries:
         if suffix(entry) in formats and not _is_local_folder(entry):
+            if isinstance(entry, Path) and entry.is_fifo():
+                raise DataError(str(entry), "is a pipe, which may never end; move it elsewhere")
             yield entry
         elif entry.is_dir() and not (
             isinstance(entry, Path) and folder.resolve().is_relative_to(entry.resolve())

@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -170,6 +171,12 @@ def test_no_files_is_an_error(tmp_path, path, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=message):
         sources.find(str(tmp_path / path))
+
+
+def test_a_pipe_in_a_folder_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"a\.jsonl: is a pipe"):
+        sources.find(str(tmp_path))
 
 
 def test_what_is_not_there_is_said_with_the_nearest_name_and_the_folder(tmp_path, monkeypatch):

@@ -320,6 +320,15 @@ def test_what_may_not_be_read_is_refused_by_name(source, tokenizer, tmp_path, mo
         path.chmod(mode)
 
 
+def test_a_folder_of_texts_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # nobody else may look into the folders above
+    (tmp_path / "texts" / "below").mkdir(parents=True)
+    (tmp_path / "texts" / "below").chmod(0)
+    with nobody(), pytest.raises(DataError, match="texts/below: cannot be read: Permission denied"):
+        tokenizing.sources.find("texts")
+
+
 DIE = """
 import os, sys
 from jaxlm import cli
