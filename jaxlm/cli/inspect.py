@@ -8,7 +8,7 @@ def inspect(model: Model) -> None:
     """Print family, parameters (shape, type, sharding, bytes, Hugging Face's names) and totals."""
     start("cpu")
     from jaxlm.inference import inspect as inspecting
-    from jaxlm.models.heads import padded_vocab
+    from jaxlm.models.spec import padded_vocab
 
     found = inspecting.inspect(model)
     spec = found.spec

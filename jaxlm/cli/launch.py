@@ -1,8 +1,10 @@
 """`jaxlm launch`: a job of several processes, here or on a cluster."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,9 @@ from jaxlm.cli.setup import EXIT_CODES, split
 from jaxlm.core.errors import DONE, ConfigError
 
 if TYPE_CHECKING:
+    from jaxlm.config.schema import RunConfig
     from jaxlm.launch.task import Task
+    from jaxlm.models.spec import ModelSpec
 
 app = typer.Typer(help="Start a job of several processes.", no_args_is_help=True)
 
@@ -90,7 +94,8 @@ def slurm(
     mounts, more = container_mounts, tuple(sbatch or ())
     given = nodes, gpus_per_node, one_process_per, time, partition, account, container, mounts
     layout = slurm.Layout(*given, sbatch=more, python=python)
-    return _launch(context, words, lambda run: slurm.write(run, layout), slurm.submit, dry_run, out)
+    to = partial(slurm.write, layout=layout), slurm.submit
+    return _launch(context, words, *to, dry_run, out, below="")
 
 
 @app.command("k8s", epilog=EXIT_CODES)
@@ -114,11 +119,11 @@ def k8s(
     out: Out = None,
 ) -> int:
     """Apply a JobSet to a Kubernetes cluster."""
-    from jaxlm.launch import kubernetes
+    from jaxlm.launch import kubernetes, task
 
     asked = nodes, gpus_per_node, accelerator, topology, slices, image, namespace, claim, queue
-    layout, submit = kubernetes.Layout(*asked), kubernetes.submit
-    return _launch(context, words, lambda run: kubernetes.write(run, layout), submit, dry_run, out)
+    to = partial(kubernetes.write, layout=kubernetes.Layout(*asked)), kubernetes.submit
+    return _launch(context, words, *to, dry_run, out, below=task.WORKSPACE)
 
 
 @app.command("tpu", epilog=EXIT_CODES)
@@ -139,11 +144,11 @@ def tpu(
     out: Out = None,
 ) -> int:
     """Ask for TPU VMs in Google Cloud's queue; they train once they are here."""
-    from jaxlm.launch import tpu
+    from jaxlm.launch import task, tpu
 
     asked = accelerator_type, node_count, zone, project, runtime_version, spot, image, nfs
-    layout = tpu.Layout(*asked)
-    return _launch(context, words, lambda run: tpu.write(run, layout), tpu.submit, dry_run, out)
+    to = partial(tpu.write, layout=tpu.Layout(*asked)), tpu.submit
+    return _launch(context, words, *to, dry_run, out, below=task.WORKSPACE)
 
 
 @app.command("sky", epilog=EXIT_CODES)
@@ -165,11 +170,12 @@ def sky(
     out: Out = None,
 ) -> int:
     """Start a managed job of SkyPilot on any cloud."""
-    from jaxlm.launch import sky
+    from jaxlm.launch import sky, task
 
     asked = num_nodes, accelerators, infra, use_spot, bucket, image_id, extra
-    layout = sky.Layout(*asked)
-    return _launch(context, words, lambda run: sky.write(run, layout), sky.submit, dry_run, out)
+    to = partial(sky.write, layout=sky.Layout(*asked)), sky.submit
+    below = task.WORKSPACE if image_id else ""  # where the checkout is copied, as it is here
+    return _launch(context, words, *to, dry_run, out, below=below)
 
 
 def _launch(
@@ -179,9 +185,11 @@ def _launch(
     submit: Callable[[str], int],
     dry_run: bool,
     out: str | None,
+    *,
+    below: str,
 ) -> int:
-    """Write the file for what follows `--`, and print it, keep it or submit it."""
-    text = write(_task(context, words or []))
+    """Write the file for what follows `--`, and print it, keep it or submit it. below: of _task."""
+    text = write(_task(context, words or [], below))
     if out is not None:
         try:
             if Path(out).exists() and _BY_US not in Path(out).read_text(errors="replace"):
@@ -198,8 +206,11 @@ def _launch(
     return DONE
 
 
-def _task(context: typer.Context, words: list[str]) -> "Task":
-    """The run that `train CONFIG key=value ...` is, its configuration read and checked."""
+def _task(context: typer.Context, words: list[str], below: str) -> "Task":
+    """The run that `train CONFIG key=value ...` is, its configuration read and checked.
+
+    below: the folder in which hosts read relative paths; "" is the one that this runs in.
+    """
     from jaxlm.config.load import load, presets
     from jaxlm.launch.task import Task
 
@@ -216,7 +227,23 @@ def _task(context: typer.Context, words: list[str]) -> "Task":
     file, overrides = split(given["arguments"])
     config = load(file, overrides)
     own = None if file is None or (file in presets() and not Path(file).exists()) else file
-    return Task(config, tuple(words), own, shlex.join(line))
+    return Task(config, tuple(words), own, shlex.join(line), _architecture(config, below))
+
+
+def _architecture(config: "RunConfig", below: str) -> "ModelSpec | None":
+    """The model that is trained, as far as what it is made of is on this machine: see Task."""
+    from jaxlm.training.state import architecture, inherit
+
+    init, path = (
+        given and os.path.join(below, given) for given in (config.init, config.tokenizer.path)
+    )
+    if init and not os.path.exists(init):
+        return None
+    here = not path or os.path.exists(path)
+    tokenizer = config.tokenizer.model_copy(update={"path": path if here else None})
+    changed = config.model_copy(update={"init": init, "tokenizer": tokenizer})
+    spec = architecture(inherit(changed))
+    return spec if here else spec.model_copy(update={"vocab": config.model.vocab})
 
 
 def _options_of_train(words: list[str]) -> dict[str, Any]:

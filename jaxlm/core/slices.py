@@ -20,7 +20,6 @@ from jaxlm.core.sizes import check_slices
 
 Slices = Sequence[Sequence[Any]]
 """The devices of each slice."""
-KEY = "mesh.slices"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -44,7 +43,8 @@ def find(devices: Sequence[Any], count: int = 0) -> list[list[Any]]:
     if len({len(each) for each in found}) > 1:
         sizes = " and ".join(map(str, sorted({len(each) for each in found})))
         what = f"hosts or slices have {sizes} devices, and a mesh needs as many of each"
-        raise ConfigError("mesh", f"{what}; use equal ones, or {KEY}=1 to lie over them anyhow")
+        use = "use equal ones, or mesh.slices=1 to lie over them anyhow"
+        raise ConfigError("mesh", f"{what}; {use}")
     return found
 
 

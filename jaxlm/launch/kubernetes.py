@@ -43,12 +43,15 @@ def write(run: Task, layout: Layout) -> str:
     """The YAML. Raises ConfigError for what Kubernetes would refuse, or could not work."""
     name = task.label(run.config.name, LONGEST)
     nodes, chips = _nodes(layout)
-    each, where = (chips, "--topology") if chips else (layout.gpus_per_node, "--nodes")
     check_platform(
         run.config.platform, "tpu" if chips else "gpu" if layout.gpus_per_node else "cpu"
     )
-    slices = layout.slices if chips else 1
-    task.check_devices(run.config, layout.slices * nodes * max(each, 1), where, slices)
+    if chips:
+        count, where = layout.slices * nodes * chips, "--topology and --slices"
+        task.check_devices(run, count, where, layout.slices)
+    else:
+        count = nodes * max(layout.gpus_per_node, 1)
+        task.check_devices(run, count, "--nodes and --gpus-per-node")
     task.check_word("--image", layout.image, task.IMAGE, "REGISTRY/jaxlm:1")
     for option in ("namespace", "claim", "queue"):
         like, value = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?", getattr(layout, option)

@@ -42,7 +42,7 @@ def write(run: Task, layout: Layout) -> str:
     task.check_word("--image-id", layout.image_id, r"docker:[\w./:@-]+", "docker:IMAGE:TAG")
     count = layout.num_nodes * int(layout.accelerators.rpartition(":")[2])
     check_platform(run.config.platform, "gpu")
-    task.check_devices(run.config, count, "--num-nodes and --accelerators")
+    task.check_devices(run, count, "--num-nodes and --accelerators")
     if layout.image_id:
         run, config = run.sent(SENT)
     elif run.file and (Path(run.file).is_absolute() or ".." in Path(run.file).parts):

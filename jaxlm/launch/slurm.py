@@ -40,7 +40,7 @@ def write(run: Task, layout: Layout) -> str:
     check(layout)
     count = gpus(layout)
     check_platform(run.config.platform, "gpu" if count else "cpu")
-    task.check_devices(run.config, layout.nodes * max(count, 1), "--nodes and --gpus-per-node")
+    task.check_devices(run, layout.nodes * max(count, 1), "--nodes and --gpus-per-node")
     each = layout.one_process_per == "gpu"
     return task.render(
         "slurm.sbatch",

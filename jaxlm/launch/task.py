@@ -1,7 +1,6 @@
 """What a launch file runs, read from the configuration and checked before anything is spent."""
 
 import json
-import math
 import re
 import shlex
 import shutil
@@ -28,7 +27,8 @@ from jaxlm.core.errors import (
     ClusterError,
     ConfigError,
 )
-from jaxlm.core.sizes import AXES, check_batch, check_slices, fit
+from jaxlm.core.sizes import AXES, check_batch, check_slices
+from jaxlm.models.spec import ModelSpec
 
 AGAIN = (CLUSTER, WATCHDOG)
 """Codes of a host that was lost or hung: the same command goes on, up to RESTARTS times."""
@@ -37,6 +37,8 @@ SAVED = STOPPED
 FINAL = (INTERNAL, CONFIG, DATA, CHECKPOINT, NUMERIC, STORAGE, MEMORY)
 """Codes that the same command would end with again."""
 RESTARTS = 10
+MOST = 2**20
+"""Devices that a mesh is looked for."""
 GRACE = 300
 """Seconds for a run that is asked to stop: it finishes its step and saves."""
 READ = ("path", "init", "prompts", "json_schema")
@@ -59,6 +61,9 @@ class Task(NamedTuple):
     """The configuration's file or run on this machine; None of a preset, which comes with jaxlm."""
     made_by: str
     """The command that writes the launch file."""
+    spec: ModelSpec | None
+    """The whole model; None where `init` is not on this machine, and without ids where the
+    tokenizer alone is not."""
 
     def command(self, program: Sequence[str]) -> str:
         """The line for a shell that runs it."""
@@ -75,21 +80,28 @@ class Task(NamedTuple):
         return self._replace(words=("train", path, *options)), dump(self.config)
 
 
-def check_devices(config: RunConfig, count: int, where: str, slices: int = 1) -> None:
-    """Raise ConfigError, with what would fit, where mesh and batch do not fit so many devices.
+def check_devices(run: Task, count: int, where: str, slices: int = 1) -> None:
+    """Raise ConfigError, with what would fit, where mesh, batch or model do not fit the devices.
 
     where: the options that say how many there are, for the message. slices: of TPUs, in all.
     """
-    from jaxlm.core.mesh import RULES  # imports jax, which --help needs not
+    from jaxlm.core.mesh import Layout, abstract_mesh  # imports jax, which --help needs not
+    from jaxlm.models.axes import check_divides
 
+    config = run.config
+    if count > MOST:
+        raise ConfigError(where, f"ask for {count} devices; use at most {MOST}")
+    sizes = {axis: getattr(config.mesh, axis) for axis in AXES}
     try:
-        shape = fit({axis: getattr(config.mesh, axis) for axis in AXES}, count)
-        sizes: dict[str, int] = dict(zip(AXES, shape, strict=True))
-        rows = math.prod(sizes[axis] for axis in dict(RULES)["batch"])
-        check_batch(config.batch, config.microbatches, rows)
+        layout = Layout(abstract_mesh(sizes, count))
+        check_batch(config.batch, config.microbatches, layout.size("batch"))
         check_slices(config.mesh.slices, count, slices)
+        if run.spec and -1 in (sizes["tensor"], sizes["expert"]):
+            check_divides(run.spec, layout)
     except ConfigError as error:
         raise ConfigError(where, f"{error}, or other {where}") from None
+    if run.spec:
+        check_divides(run.spec, layout)  # other numbers of devices would not help
 
 
 def label(name: str, longest: int) -> str:

@@ -62,7 +62,7 @@ def write(run: Task, layout: Layout) -> str:
         )
     where = "--accelerator-type and --node-count"
     check_platform(run.config.platform, "tpu")
-    task.check_devices(run.config, layout.node_count * devices, where, layout.node_count)
+    task.check_devices(run, layout.node_count * devices, where, layout.node_count)
     task.check_shared(run.config, task.WORKSPACE)
     sent, config = run.sent()
     return task.render(

@@ -5,6 +5,12 @@ without the layer's. Every parameter matches exactly one row; a test holds that 
 What stands for a quantized kernel has the kernel's axes.
 """
 
+import math
+
+from jaxlm.core.errors import ConfigError
+from jaxlm.core.mesh import Layout
+from jaxlm.models.spec import ModelSpec, padded_vocab
+
 AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("embed/embedding", ("vocab", "embed")),
     ("(embed|head)/new_rows", ("whole", "embed")),
@@ -55,3 +61,23 @@ INPUTS = {
     ("mlp", "embed"): 1,
 }
 """How many leading dimensions of a kernel with these axes are its input; the rest is its output."""
+
+
+def check_divides(spec: ModelSpec, layout: Layout) -> None:
+    """Refuse what a mesh cannot split: query heads, the MLP, the (padded) vocabulary, experts."""
+    sizes = {"heads": spec.heads, "mlp": spec.mlp, "vocab": padded_vocab(spec)}
+    for axis, size in sizes.items():
+        if size % (shards := layout.size(axis)):
+            fits, rest = math.gcd(shards, *sizes.values()), shards * layout.mesh.shape["fsdp"]
+            what = f"model.{axis}={size} does not split over {shards} devices"
+            use = f"mesh.tensor={fits} mesh.fsdp={rest // fits}"
+            raise ConfigError("mesh.tensor", f"{what}; use {use}")
+    count, shards = spec.experts.count, layout.size("experts")
+    if shards == 1 or (count and count % shards == 0):
+        return
+    rest = shards * layout.mesh.shape["fsdp"]
+    fits = max((n for n in range(1, shards) if math.gcd(count, rest) % n == 0), default=1)
+    what = f"model.experts.count={count} does not split over {shards} devices"
+    if not count:
+        fits, what = 1, "the model has no experts to split"
+    raise ConfigError("mesh.expert", f"{what}; use mesh.expert={fits} mesh.fsdp={rest // fits}")

@@ -14,15 +14,10 @@ from jaxlm.core.tree import Params
 from jaxlm.models.dense import Dense, whole
 from jaxlm.models.layers import ACTIVATIONS, Normalize
 from jaxlm.models.rows import scored
-from jaxlm.models.spec import VOCAB_MULTIPLE, ModelSpec
+from jaxlm.models.spec import ModelSpec, padded_vocab
 
 ABSENT = -1e9
 """The logit of a padded vocabulary row: its probability is exactly 0 in float32."""
-
-
-def padded_vocab(spec: ModelSpec) -> int:
-    """Rows of the embedding: the vocabulary up to the next multiple of VOCAB_MULTIPLE."""
-    return -(-spec.vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
 class Head(nn.Module):

@@ -333,3 +333,8 @@ class ModelSpec(Section):
                 "max_length": self.max_length or max_length,
             }
         )
+
+
+def padded_vocab(spec: ModelSpec) -> int:
+    """Rows of the embedding: the vocabulary up to the next multiple of VOCAB_MULTIPLE."""
+    return -(-spec.vocab // VOCAB_MULTIPLE) * VOCAB_MULTIPLE

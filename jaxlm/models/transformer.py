@@ -4,7 +4,6 @@ A decoder is a causal Stack, an encoder one that is not, an encoder-decoder both
 between them. Layers are always scanned: a speed setting never changes the tree.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,24 +14,23 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxlm.core.errors import ConfigError
 from jaxlm.core.mesh import Layout
 from jaxlm.core.parts import NEW_ROWS
 from jaxlm.core.tree import Params
 from jaxlm.models.attention import Attention
-from jaxlm.models.axes import AXES
+from jaxlm.models.axes import AXES, check_divides
 from jaxlm.models.balance import Aux, Routed, auxiliary
 from jaxlm.models.cache import Cache, KeyValues
 from jaxlm.models.dense import dropout, layer_keys
 from jaxlm.models.depth import scan
 from jaxlm.models.experts import Experts
-from jaxlm.models.heads import Head, logits, padded_vocab, pooled_segments, select_head
+from jaxlm.models.heads import Head, logits, pooled_segments, select_head
 from jaxlm.models.layers import Mlp, Normalize, residual_scale
 from jaxlm.models.relative import Relative
 from jaxlm.models.rope import rotary
 from jaxlm.models.rows import looked_up
 from jaxlm.models.source import Source, SourceAttention
-from jaxlm.models.spec import ModelSpec
+from jaxlm.models.spec import ModelSpec, padded_vocab
 
 Batch = dict[str, Array]
 Told = tuple[KeyValues | None, Routed | None]
@@ -345,24 +343,3 @@ def _init(spec: ModelSpec, layout: Layout, dtype: DTypeLike, key: Array) -> Para
     plain = spec.model_copy(update={"attention": "full"})  # a kernel may not take so short a row
     params = Transformer(plain, layout, jnp.float32).init(key, dict.fromkeys(names, one))["params"]
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-
-def check_divides(spec: ModelSpec, layout: Layout) -> None:
-    """Refuse what a mesh cannot split: query heads, the MLP, the (padded) vocabulary, experts."""
-    sizes = {"heads": spec.heads, "mlp": spec.mlp, "vocab": padded_vocab(spec)}
-    for axis, size in sizes.items():
-        if size % (shards := layout.size(axis)):
-            fits = math.gcd(shards, *sizes.values())
-            raise ConfigError(
-                "mesh.tensor",
-                f"model.{axis}={size} does not split over {shards} devices; use mesh.tensor={fits}",
-            )
-    count, shards = spec.experts.count, layout.size("experts")
-    if shards == 1 or (count and count % shards == 0):
-        return
-    rest = shards * layout.mesh.shape["fsdp"]
-    fits = max((n for n in range(1, shards) if math.gcd(count, rest) % n == 0), default=1)
-    what = f"model.experts.count={count} does not split over {shards} devices"
-    if not count:
-        fits, what = 1, "the model has no experts to split"
-    raise ConfigError("mesh.expert", f"{what}; use mesh.expert={fits} mesh.fsdp={rest // fits}")

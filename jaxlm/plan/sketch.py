@@ -21,21 +21,18 @@ from jaxlm.core.mesh import Layout, abstract_mesh
 from jaxlm.core.platform import MEMORY, check_platform, compiling_for
 from jaxlm.core.sizes import check_batch, check_slices
 from jaxlm.core.tree import Mask, Params
-from jaxlm.hub.fetch import local
-from jaxlm.models.axes import AXES
+from jaxlm.models.axes import AXES, check_divides
 from jaxlm.models.quantize import numbers
 from jaxlm.models.spec import ModelSpec
-from jaxlm.models.transformer import check_divides
 from jaxlm.objectives.kinds import SENTINELS
 from jaxlm.plan.devices import Machine
 from jaxlm.plan.memory import Step, Use, estimate, step_of
 from jaxlm.plan.steptime import Load, Time, step_time
-from jaxlm.text import tokenizer as tokenizers
 from jaxlm.training.building import build
 from jaxlm.training.classifier import headed
 from jaxlm.training.facts import EXPERT, facts, keys_seen, multiplying
 from jaxlm.training.objective import check_fits
-from jaxlm.training.state import inherit
+from jaxlm.training.state import architecture, inherit
 
 Sizes = dict[str, int]
 """Devices by mesh axis."""
@@ -111,11 +108,7 @@ def resolved(config: RunConfig) -> RunConfig:
     """
     config = _labeled(_inherited(config))
     check_fits(config.objective.type, config.model)
-    vocab = config.model.vocab
-    if not vocab and config.tokenizer.path:
-        vocab = _ids(config.tokenizer.path)
-    spec = config.model.filled(vocab=vocab or config.tokenizer.vocab, max_length=config.length)
-    return config.model_copy(update={"model": spec})
+    return config.model_copy(update={"model": _filled(config)})
 
 
 def _inherited(config: RunConfig) -> RunConfig:
@@ -126,10 +119,9 @@ def _inherited(config: RunConfig) -> RunConfig:
         raise ConfigError("tokenizer.path", what) from error
 
 
-def _ids(path: str) -> int:
-    """How many a tokenizer has. Raises ConfigError where it cannot be read."""
+def _filled(config: RunConfig) -> ModelSpec:
     try:
-        return tokenizers.load(local(path)).vocab
+        return architecture(config)
     except (DataError, CheckpointError) as error:
         what = f"{error}; or say how many ids it has, with model.vocab=N"
         raise ConfigError("tokenizer.path", what) from error

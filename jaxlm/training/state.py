@@ -72,6 +72,18 @@ def inherit(config: RunConfig) -> RunConfig:
     return classifier.labeled(config, was)
 
 
+def architecture(config: RunConfig) -> ModelSpec:
+    """The whole model of a configuration that `inherit` returned, before any data is read.
+
+    Its vocabulary is that of a tokenizer that exists, which must be here, or what is asked of one
+    to be trained.
+    """
+    vocab = config.model.vocab
+    if not vocab and config.tokenizer.path:
+        vocab = tokenizers.load(local(config.tokenizer.path)).vocab
+    return config.model.filled(vocab=vocab or config.tokenizer.vocab, max_length=config.length)
+
+
 def _ids(given: str, own: str, init: str) -> int:
     """How many ids the tokenizer at `given` has, which must extend the one of `init` at `own`."""
     new = tokenizers.load(local(given))

@@ -11,12 +11,16 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import hubs
 import pytest
 import yaml
 
 from jaxlm import cli
+from jaxlm.config.load import load
 from jaxlm.core import errors
+from jaxlm.core.mesh import AXES, Layout, abstract_mesh
 from jaxlm.launch import sky, slurm, tpu
+from jaxlm.models.transformer import make_forward
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -244,6 +248,7 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         (("slurm", "--nodes=2", *TRAIN, "mesh.slices=3"), "mesh.slices: 3 does not divide 16"),
         ((*TPU, "--accelerator-type=v5p-8", "--node-count=2", *TRAIN, "name=x", "mesh.slices=1"),
          "mesh.slices: 1 groups do not each lie in one of 2 TPU slices; use 2"),
+        (("slurm", "--nodes=9999999999", *TRAIN, "mesh.fsdp=7"), "devices; use at most 1048576"),
         (("slurm", *TRAIN, "platform=cpu"), "platform: cpu is not what this asks for, which is"),
         ((*TPU, "--accelerator-type=v5p-8", *TRAIN, "name=x", "platform=gpu"), "use platform=tpu"),
         (("sky", "--accelerators=tpu-v5p-8:1", *SKY[2:], *TRAIN), "TPUs are for `jaxlm launch"),
@@ -278,6 +283,59 @@ def test_what_cannot_work_is_refused_in_a_line(words, message, capsys, monkeypat
     monkeypatch.setenv("PATH", "")  # nothing could be submitted
     code, out, err = written(capsys, *words)
     assert (code, out, len(err.splitlines())) == (errors.CONFIG, "", 1) and message in err
+
+
+TINY = ("model.layers=1", "model.embed=48", "tokenizer.vocab=300", "batch=96", "platform=auto")
+"""Of a model whose vocabulary splits over 2 and 3 devices, not over 5."""
+
+
+SLURM_48 = ("slurm", "--nodes=2", "--gpus-per-node=24")
+
+
+@pytest.mark.parametrize(
+    "way, words",
+    [
+        (SLURM_48, ("model.heads=4", "mesh.tensor=3")),
+        (SLURM_48, ("model.heads=6", "model.mlp=64", "mesh.tensor=3")),
+        (SLURM_48, ("model.heads=6", "model.mlp=48", "tokenizer.vocab=500", "mesh.tensor=3")),
+        (SLURM_48, ("model.heads=4", "mesh.tensor=-1", "mesh.fsdp=1")),
+        ((*K8S, "--gpus-per-node=24"), ("mesh.expert=2",)),
+        ((*TPU, "--accelerator-type=v6e-24", "--node-count=2"), ("mesh.tensor=3",)),
+        (
+            ("sky", "--num-nodes=2", "--accelerators=H100:24", SKY[2]),
+            ("model.experts.count=4", "mesh.expert=3"),
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_run_would_not_split_is_refused_in_its_own_words(way, words, capsys):
+    given = (*TINY, *words)
+    config = load("quickstart", given)
+    spec = config.model.filled(vocab=config.tokenizer.vocab, max_length=config.length)
+    sizes = {axis: getattr(config.mesh, axis) for axis in AXES}
+    with pytest.raises(errors.ConfigError) as its:
+        make_forward(spec, Layout(abstract_mesh(sizes, 48)), "float32")
+    code, _, said = written(capsys, *way, "--dry-run", "--", "train", "quickstart", *given)
+    assert code == errors.CONFIG and str(its.value) in said
+    advice = re.search(r"; use (mesh[^,\n]*)", said)[1].split()  # pyright: ignore[reportOptionalSubscript]
+    assert written(capsys, *way, "--dry-run", "--", "train", "quickstart", *given, *advice)[0] == 0
+
+
+@pytest.mark.parametrize("ids", [300, 0], ids=["tokenizer here", "tokenizer elsewhere"])
+def test_a_model_that_is_here_or_elsewhere(ids, capsys, tmp_path, monkeypatch):
+    """What `init` names is read where it is here, and is left to the run where it is not."""
+    monkeypatch.chdir(tmp_path)
+    heads = hubs.CONFIGS["llama"]["num_attention_heads"]
+    hubs.write(tmp_path / "base", "llama")
+    run = ("train", "steps=1", "batch=12", "data.train=text", "name=x")
+    asked = ("--gpus-per-node=6", "--dry-run", "--", *run)
+    more = ("mesh.tensor=3", *(["tokenizer.path=/workspace/ids"] if not ids else []))
+    code, _, said = written(capsys, "slurm", *asked, "init=base", *more)
+    assert code == errors.CONFIG and f"model.heads={heads} does not split over 3 devices" in said
+    for init in ("/elsewhere", "hf://me/base"):
+        assert written(capsys, "slurm", *asked, f"init={init}", *more)[0] == errors.DONE
+    # to a pod `base` is a folder of its claim
+    assert written(capsys, *K8S, *asked, "init=base", *more)[0] == errors.DONE
 
 
 @pytest.mark.parametrize(

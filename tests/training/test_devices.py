@@ -146,8 +146,8 @@ def test_the_next_state_lies_where_the_state_lay(name):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"heads": 2, "kv_heads": 2}, "model.heads=2 .* 4 devices; use mesh.tensor=2"),
-        ({"mlp": 42}, "model.mlp=42 does not split over 4 devices; use mesh.tensor=2"),
+        ({"heads": 2, "kv_heads": 2}, "model.heads=2 .* 4 devices; use mesh.tensor=2 mesh.fsdp=4"),
+        ({"mlp": 42}, "model.mlp=42 does not split over 4 devices; use mesh.tensor=2 mesh.fsdp=4"),
     ],
 )
 def test_what_does_not_split_is_refused_with_a_size_that_does(changes, line):
