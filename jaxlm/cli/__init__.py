@@ -279,7 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command line and leave with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGINT, _leave)
-    code = run([word for word in given if word != "--debug"], debug="--debug" in given)
+    own = given[: given.index("--")] if "--" in given else given
+    rest = given[len(own) :]  # where a launcher is told what to run, with an option --debug too
+    code = run([word for word in own if word != "--debug"] + rest, debug="--debug" in given)
     if code and (distributed := _job()):
         distributed.exit_now(code)  # the orderly way out would wait for the other processes
     sys.exit(code)

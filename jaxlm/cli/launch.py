@@ -41,6 +41,7 @@ _BY_US = "# jaxlm launch "
 
 @app.command("local", epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
 def local(
+    context: typer.Context,
     words: Words = None,
     count: Annotated[int, typer.Option("-n", min=1, help="Processes.")] = 2,
     cpu_devices: Annotated[
@@ -49,13 +50,22 @@ def local(
     ] = None,
 ) -> int:
     """Run several processes of one job on this machine; the first failure ends all."""
-    from jaxlm.launch import local
+    from jaxlm.config.load import load
+    from jaxlm.core.platform import check_platform
+    from jaxlm.launch import local, task
 
     if not words or words[0] not in VERBS:
         what = f"{words[0]!r} is no verb of several processes" if words else "runs nothing"
         raise ConfigError("launch local", f"{what}; write: jaxlm launch local -n 2 -- train ...")
-    if ours := next((name for name in OURS if f"--{name}" in words), None):
-        raise ConfigError("launch local", f"--{ours} is for it to say; leave it out")
+    if words[0] != "train":
+        _options(words)
+        return local.run(words, count, cpu_devices)
+    file, overrides = _run("launch local", words)
+    config = load(file, overrides)
+    if cpu_devices is not None:
+        here = task.Task(config, tuple(words), file, "", _architecture(config, ""))
+        check_platform(config.platform, "cpu")
+        task.check_devices(here, count * cpu_devices, "-n and --cpu-devices")
     return local.run(words, count, cpu_devices)
 
 
@@ -221,10 +231,7 @@ def _task(context: typer.Context, words: list[str], below: str) -> "Task":
     if odd := next((word for word in line if not word.isprintable()), None):
         what = f"{odd!r} holds a line's end or the like; leave it out"
         raise ConfigError(where, f"{what}, or write it into the configuration")
-    given = _options_of_train(words[1:])
-    if ours := next((name for name in OURS if given[name]), None):
-        raise ConfigError(where, f"--{ours} is for the scheduler to say; leave it out")
-    file, overrides = split(given["arguments"])
+    file, overrides = _run(where, words)
     config = load(file, overrides)
     own = None if file is None or (file in presets() and not Path(file).exists()) else file
     return Task(config, tuple(words), own, shlex.join(line), _architecture(config, below))
@@ -246,12 +253,23 @@ def _architecture(config: "RunConfig", below: str) -> "ModelSpec | None":
     return spec if here else spec.model_copy(update={"vocab": config.model.vocab})
 
 
-def _options_of_train(words: list[str]) -> dict[str, Any]:
-    """What `jaxlm train` would make of these words; raises what it would raise."""
+def _run(where: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """The configuration and the overrides of `train ...`. Raises ConfigError for options of what
+    the launcher itself says.
+    """
+    given = _options(words)
+    if ours := next((name for name in OURS if given[name]), None):
+        raise ConfigError(where, f"--{ours} is for it to say; leave it out")
+    return split(given["arguments"])
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """What `jaxlm VERB ...` would make of these words; raises what it would raise."""
     from jaxlm import cli
 
+    verb, *rest = (word for word in words if word != "--debug")
     command: Any = typer.main.get_command(cli.app)
-    return command.commands["train"].make_context("train", list(words)).params
+    return command.commands[verb].make_context(f"jaxlm {verb}", rest).params
 
 
 def _line(context: typer.Context, words: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import IO
 
 from jaxlm.core.errors import CLUSTER, DONE, STOPPED
 from jaxlm.core.job import COORDINATOR, PROCESS, PROCESSES
@@ -17,13 +19,19 @@ from jaxlm.core.job import COORDINATOR, PROCESS, PROCESSES
 GRACE = 10.0
 """Seconds for the others to end by themselves once one has failed, and again after SIGTERM."""
 _PARENT_DEATH = 1  # prctl(2): PR_SET_PDEATHSIG
+_LIBC = ctypes.CDLL(None)
+_ERROR = re.compile(
+    rb"jaxlm: error: (?:process \d+ \([^)]*\): )?(.*?)(?: \(on process \d+\))?\s*", re.DOTALL
+)
+"""The line that ends a process, without who says it of whom: all end with that of the first."""
 
 
 def run(words: Sequence[str], count: int, cpu_devices: int | None = None) -> int:
     """Run `jaxlm WORDS` in `count` processes of one job; return the code of the first to fail.
 
     cpu_devices: so many devices each on the CPU, instead of sharing the GPUs that are here. A
-    signal to this process reaches all. When one fails, none is left behind.
+    signal to this process reaches all. When one fails, none is left behind, and why is said once,
+    though each says it.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -34,6 +42,7 @@ def run(words: Sequence[str], count: int, cpu_devices: int | None = None) -> int
         shared["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
         shared["JAX_PLATFORMS"] = "cpu"
     started: list[subprocess.Popen[bytes]] = []
+    speech = Speech()
 
     def forward(number: int, frame: FrameType | None) -> None:
         for process in started:
@@ -43,7 +52,7 @@ def run(words: Sequence[str], count: int, cpu_devices: int | None = None) -> int
     before = {one: signal.signal(one, forward) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
         for index in range(count):
-            started.append(_start(words, shared | {PROCESS: str(index)}, index))
+            started.append(_start(words, shared | {PROCESS: str(index)}, index, speech))
         return _wait(started)
     finally:
         for process in started:
@@ -52,33 +61,45 @@ def run(words: Sequence[str], count: int, cpu_devices: int | None = None) -> int
             signal.signal(one, handler)
 
 
+class Speech:
+    """What processes say, line by line, those but process 0 marked with their number."""
+
+    def __init__(self) -> None:
+        self._errors: set[bytes] = set()
+        self._lock = threading.Lock()
+
+    def relay(self, lines: IO[bytes], index: int) -> None:
+        """Say all lines of a process but an error that another has said before."""
+        mark = f"[{index}] ".encode() if index else b""
+        for line in lines:
+            with self._lock:
+                if found := _ERROR.fullmatch(line):
+                    if found[1] in self._errors:
+                        continue
+                    self._errors.add(found[1])
+                os.write(2, mark + line)
+
+
 def _start(
-    words: Sequence[str], environment: dict[str, str], index: int
+    words: Sequence[str], environment: dict[str, str], index: int, speech: Speech
 ) -> subprocess.Popen[bytes]:
-    """Process 0 has this one's output; what the others say is marked with their number."""
-    pipe = None if index == 0 else subprocess.PIPE
+    """Process 0 has this one's standard output, which may be a terminal."""
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxlm", *words],
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=None if index == 0 else subprocess.STDOUT,
+        stdout=None if index == 0 else subprocess.PIPE,
+        stderr=subprocess.PIPE if index == 0 else subprocess.STDOUT,
         preexec_fn=_end_with_parent,
     )
-    if pipe is not None:
-        threading.Thread(target=_mark, args=(process, index)).start()
+    lines = process.stderr if index == 0 else process.stdout
+    threading.Thread(target=speech.relay, args=(lines, index)).start()
     return process
-
-
-def _mark(process: subprocess.Popen[bytes], index: int) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        os.write(2, f"[{index}] ".encode() + line)
 
 
 def _end_with_parent() -> None:
     """A child that is left alone ends, where the system can see to it (Linux)."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    prctl = getattr(_LIBC, "prctl", None)
     if prctl is not None:
         prctl(_PARENT_DEATH, signal.SIGTERM)
 

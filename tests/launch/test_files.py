@@ -234,8 +234,8 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
     [
         (("slurm", *TRAIN, "stepz=1"), "unknown key stepz; did you mean steps?"),
         (("slurm",), "launch slurm: trains; write: jaxlm launch slurm OPTIONS -- train CONFIG"),
-        (("slurm", *TRAIN, "--process=1"), "--process is for the scheduler to say; leave it out"),
-        (("slurm", *TRAIN, "--alow-change=x"), "no such option: --alow-change; did you mean"),
+        (("slurm", *TRAIN, "--process=1"), "--process is for it to say; leave it out"),
+        (("slurm", *TRAIN, "--alow-change=x"), "train: no such option: --alow-change; did you mean"),
         (("slurm", *TRAIN, "name=x\ny"), "or the like; leave it out, or write it into the"),
         (("slurm", "--python=x\ntouch y #", *TRAIN), "'--python=x\\ntouch y #' holds a line's end"),
         ((*TPU[:2], "--image=x;touch y;gcr.io/x", *TPU[3:], "--accelerator-type=v5p-8", *TRAIN,
@@ -380,6 +380,12 @@ def test_the_image_is_made_of_what_is_here_for_a_user_without_rights():
     last = text.rpartition("FROM ")[2]
     assert re.search(r"^USER 1000:1000$", last, re.MULTILINE)
     assert json.loads(re.search(r"ENTRYPOINT (.*)", last)[1]) == ["jaxlm"]  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_the_help_of_what_would_run_is_shown_and_nothing_is_written(capsys, tmp_path):
+    out = tmp_path / "file"
+    code, text, _ = written(capsys, "slurm", f"--out={out}", *TRAIN, "--help")
+    assert code == errors.DONE and "Usage: jaxlm train [OPTIONS]" in text and not out.exists()
 
 
 def test_a_file_that_launch_did_not_write_stays(capsys, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import processes
 import pytest
 
+from jaxlm import cli
 from jaxlm.core import errors
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
@@ -65,7 +66,7 @@ def test_a_killed_process_ends_the_job_by_name_and_the_next_launch_goes_on(tmp_p
     [
         ((), "launch local: runs nothing; write: jaxlm launch local -n 2 -- train ..."),
         (
-            ("train", "x", "--process", "0"),
+            ("train", "steps=1", "--process", "0"),
             "launch local: --process is for it to say; leave it out",
         ),
         (("trian", "x"), "launch local: 'trian' is no verb of several processes; write: "),
@@ -76,9 +77,40 @@ def test_what_cannot_be_launched(words, message):
     assert code == errors.CONFIG and err.startswith(f"jaxlm: error: {message}")
 
 
-def test_a_configuration_error_is_everyones(tmp_path):
-    code, _, err = processes.run(*LAUNCH, *processes.words(tmp_path, "optimizer.learing_rate=1"))
-    assert code == errors.CONFIG and "did you mean optimizer.learning_rate?" in err
+@pytest.mark.parametrize(
+    "wrong, code, message",
+    [
+        ("optimizer.learing_rate=1", errors.CONFIG, "did you mean optimizer.learning_rate?"),
+        ("batch=7", errors.CONFIG, "7 does not split over 2 devices (data x fsdp x expert); use 6"),
+        ("mesh.tensor=-1 mesh.fsdp=1 model.heads=1", errors.CONFIG, "heads=1 does not split over"),
+        ("platform=tpu", errors.CONFIG, "tpu is not what this asks for, which is cpu"),
+        ("--allow-chang data", errors.CONFIG, "train: no such option: --allow-chang; did you"),
+        ("--process=0", errors.CONFIG, "launch local: --process is for it to say; leave it out"),
+    ],
+)
+def test_a_mistake_in_the_command_is_said_before_anything_is_started(
+    wrong, code, message, tmp_path, capfd
+):
+    words = processes.words(tmp_path, "steps=1", *wrong.split())
+    assert cli.run([*LAUNCH, *words]) == code
+    out, err = capfd.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1) and message in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.once
+def test_what_all_processes_end_with_is_said_once(tmp_path):
+    """They all say it: here that one of them found no data."""
+    data = f"data.train={tmp_path}/no"
+    code, _, err = processes.run(*LAUNCH, *processes.words(tmp_path, "steps=1", data))
+    said = [line for line in err.splitlines() if "jaxlm: error: " in line]
+    assert code == errors.DATA and len(said) == 1
+    assert f"{tmp_path}/no: no such file or folder; write its whole path" in said[0]
+
+
+def test_the_help_of_what_is_launched_is_said_once(capfd):
+    assert cli.run([*LAUNCH, "train", "quickstart", "--help"]) == errors.DONE
+    assert capfd.readouterr().out.count("Usage: jaxlm train") == 1
 
 
 @pytest.mark.once
