@@ -12,6 +12,53 @@ SIGNAL = 180
 """Seconds before the end of its time that a run is asked to stop; SLURM may be 60 early."""
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _WORD = r"[\w.,:@%+/=*\[\]-]+"
+_OPTION = rf"--[a-z][\w-]*(={_WORD})?|-[A-Za-z]({_WORD})?"
+_LEAVE = "leave it out, or edit what --out=FILE writes"
+_LOG = f"the log is NAME-JOB.log, after name=NAME; {_LEAVE}"
+_TASKS = f"processes are as many as --nodes and --one-process-per make; {_LEAVE}"
+_GPUS = "write --gpus-per-node=[TYPE:]N instead"
+_END = f"a run that is asked to stop saves, and the script requeues it; {_LEAVE}"
+CHOSEN = {
+    "account": "write --account=NAME instead",
+    "array": "a run is one job; launch another one with another name=NAME",
+    "chdir": "the job works in the folder that this is run in; leave it out",
+    "error": _LOG,
+    "gpu-bind": f"the processes of a node share its GPUs out; {_LEAVE}",
+    "gpus": _GPUS,
+    "gpus-per-node": _GPUS,
+    "gpus-per-socket": _GPUS,
+    "gpus-per-task": _GPUS,
+    "job-name": "write name=NAME after train instead",
+    "no-requeue": _END,
+    "nodes": "write --nodes=N instead",
+    "ntasks": _TASKS,
+    "ntasks-per-core": _TASKS,
+    "ntasks-per-gpu": _TASKS,
+    "ntasks-per-node": _TASKS,
+    "ntasks-per-socket": _TASKS,
+    "open-mode": f"a job that starts more than once adds to its log; {_LEAVE}",
+    "output": _LOG,
+    "partition": "write --partition=NAME instead",
+    "requeue": _END,
+    "signal": _END,
+    "time": "write --time=HOURS:MINUTES:SECONDS instead",
+    "wrap": "what is run is what follows --; leave it out",
+}
+"""Options of sbatch that the script has, or counts on the absence of, and what to write instead."""
+LETTERS = {
+    "A": "account",
+    "D": "chdir",
+    "G": "gpus",
+    "J": "job-name",
+    "N": "nodes",
+    "a": "array",
+    "e": "error",
+    "n": "ntasks",
+    "o": "output",
+    "p": "partition",
+    "t": "time",
+}
+"""How sbatch calls some of them for short."""
 ADVICE = "run this where the cluster's jobs are submitted (Debian's package is slurm-client)"
 
 
@@ -73,7 +120,8 @@ def check(layout: Layout) -> None:
     task.check_word("--account", layout.account, _WORD, "lab")
     task.check_word("--container-mounts", layout.container_mounts, _WORD, "/data:/data")
     for option in layout.sbatch:
-        task.check_word("--sbatch", option, rf"--?[a-z][\w-]*(=?{_WORD})?", "--sbatch=--qos=high")
+        task.check_word("--sbatch", option, _OPTION, "--sbatch=--qos=high")
+        _check_open(option)
     if layout.one_process_per not in ("gpu", "node"):
         raise ConfigError("--one-process-per", f"{layout.one_process_per!r}: use gpu or node")
     if layout.one_process_per == "gpu" and not gpus(layout):
@@ -83,6 +131,19 @@ def check(layout: Layout) -> None:
     if minutes(layout.time) * 60 <= 2 * SIGNAL:
         what = f"{layout.time} leaves no time to train: a run is asked to stop {SIGNAL} s before"
         raise ConfigError("--time", f"{what} the end; use 1:00:00")
+
+
+def _check_open(option: str) -> None:
+    """Raise ConfigError for an option of sbatch that the script has, with what to write instead."""
+    name, _, value = option.removeprefix("--").partition("=")
+    if not option.startswith("--"):
+        name = LETTERS.get(option[1], option)
+    if name in ("gres", "tres-per-task") and "gpu" in value:
+        name = "gpus"
+    # the beginning of a name, where it is that of no other, is the name to sbatch
+    meant = [name] if name in CHOSEN else [each for each in CHOSEN if each.startswith(name)]
+    if meant:
+        raise ConfigError("--sbatch", f"{option}: {CHOSEN[meant[0]]}")
 
 
 def gpus(layout: Layout) -> int:

@@ -1,13 +1,13 @@
 """What a launch file runs, read from the configuration and checked before anything is spent."""
 
 import json
+import posixpath
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxlm.config.load import dump, flat
@@ -118,14 +118,19 @@ def check_shared(config: RunConfig, mount: str) -> None:
     that the hosts share.
     """
     for key, value in flat(config).items():
-        local = key.rpartition(".")[2] in READ and str(value).startswith("/")
-        if local and not PurePosixPath(str(value)).is_relative_to(mount):
+        read = value is not None and key.rpartition(".")[2] in READ and "://" not in str(value)
+        if read and not _is_below(str(value), mount):
             what = f"{value} is not below {mount}, which is all that the hosts share"
             raise ConfigError(key, f"{what}; put it there, or into a bucket")
-    folder = PurePosixPath(mount, config.folder)
-    if ".." in folder.parts or not folder.is_relative_to(mount):
+    if not _is_below(config.folder, mount):
         what = f"{config.folder} is not below {mount}, which is all that the hosts share"
         raise ConfigError("run_dir", f"{what}; use run_dir={mount}/{config.name}")
+
+
+def _is_below(path: str, mount: str) -> bool:
+    """Whether a path, which hosts read from `mount`, stays there."""
+    whole = posixpath.normpath(posixpath.join(mount, path))
+    return whole.startswith(f"{mount}/") and not path.startswith("~")
 
 
 def check_word(option: str, value: str | None, pattern: str, like: str) -> None:

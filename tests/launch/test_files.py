@@ -144,6 +144,8 @@ def test_a_configuration_of_this_machine_is_sent_along_with_an_image(capsys, tmp
     code, text, err = written(capsys, *asked, "seed=8", "--allow-change", "data")
     assert code == errors.DONE, err
     script = yaml.safe_load(text)["run"].replace(sky.SENT, str(there))
+    assert "\ncd /workspace\n" in script  # what is read by a relative path lies there
+    script = script.replace("cd /workspace", f"cd {tmp_path}")
     jaxlm = "jaxlm() { printf '%s\\n' \"$@\"; }\n"
     ran = subprocess.run(["bash", "-euc", jaxlm + script], capture_output=True, text=True)
     folder = "run_dir=/workspace/runs/mine"
@@ -235,7 +237,7 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         (("slurm", *TRAIN, "stepz=1"), "unknown key stepz; did you mean steps?"),
         (("slurm",), "launch slurm: trains; write: jaxlm launch slurm OPTIONS -- train CONFIG"),
         (("slurm", *TRAIN, "--process=1"), "--process is for it to say; leave it out"),
-        (("slurm", *TRAIN, "--alow-change=x"), "train: no such option: --alow-change; did you mean"),
+        (("slurm", *TRAIN, "--alow-change=x"), "train: no such option: --alow-change; did you"),
         (("slurm", *TRAIN, "name=x\ny"), "or the like; leave it out, or write it into the"),
         (("slurm", "--python=x\ntouch y #", *TRAIN), "'--python=x\\ntouch y #' holds a line's end"),
         ((*TPU[:2], "--image=x;touch y;gcr.io/x", *TPU[3:], "--accelerator-type=v5p-8", *TRAIN,
@@ -262,11 +264,26 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         (("slurm", "--one-process-per=host", *TRAIN), "--one-process-per: 'host': use gpu or node"),
         (("slurm", "--gpus-per-node=0", *TRAIN), "--one-process-per: gpu needs some; use node"),
         (("slurm", "--partition=a b", *TRAIN), "--partition: 'a b' is not what it takes"),
+        (("slurm", "--sbatch=--nodes=9", *TRAIN), "--nodes=9: write --nodes=N instead"),
+        (("slurm", "--sbatch=-N9", *TRAIN), "-N9: write --nodes=N instead"),
+        (("slurm", "--sbatch=--nod=9", *TRAIN), "--nod=9: write --nodes=N instead"),
+        (("slurm", "--sbatch=--ntasks=3", *TRAIN), "as --nodes and --one-process-per make; leave"),
+        (("slurm", "--sbatch=--time=1:00", *TRAIN), "write --time=HOURS:MINUTES:SECONDS instead"),
+        (("slurm", "--sbatch=--gres=gpu:2", *TRAIN), "write --gpus-per-node=[TYPE:]N instead"),
+        (("slurm", "--sbatch=--signal=USR1@9", *TRAIN), "saves, and the script requeues it; leave"),
+        (("slurm", "--sbatch=--no-requeue", *TRAIN), "saves, and the script requeues it; leave it"),
+        (("slurm", "--sbatch=-olog", *TRAIN), "-olog: the log is NAME-JOB.log, after name=NAME;"),
         (("slurm", "--container-mounts=/a:/a", *TRAIN), "is of a container; add --container IMAGE"),
         ((*K8S, *TRAIN), "name: llama_1b is no DNS label of at most 42 letters, digits and dashes; "
          "use name=llama-1b"),
         ((*K8S, *TRAIN, f"name={'x' * 50}"), "is no DNS label of at most 42"),
         ((*K8S, *TRAIN, "name=x", "run_dir=/data/x"), "run_dir: /data/x is not below /workspace"),
+        ((*K8S, *TRAIN, "name=x", "data.train=../text"), "data.train.0.path: ../text is not below"),
+        ((*K8S, *TRAIN, "name=x", "init=a/../../b"), "init: a/../../b is not below /workspace"),
+        ((*SKY, *TRAIN, "tokenizer.path=../ids"), "tokenizer.path: ../ids is not below /workspace"),
+        ((*TPU, "--accelerator-type=v5p-8", *TRAIN, "name=x", "data.train=/workspace/../x"),
+         "data.train.0.path: /workspace/../x is not below /workspace"),
+        ((*K8S, *TRAIN, "name=x", "samples.prompts=~/p.txt"), "samples.prompts: ~/p.txt is not"),
         (("k8s", "--image=x", *TRAIN, "name=x"), "--claim: a run's folder must outlive its pods"),
         ((*K8S, "--topology=2x2", *TRAIN, "name=x"), "--topology: is of a TPU; add --accelerator"),
         ((*K8S, "--accelerator=tpu-v5p-slice", *TRAIN, "name=x"), "--topology: how many chips"),
@@ -357,6 +374,29 @@ def test_without_its_owners_tool_nothing_is_submitted(words, tool, capsys, monke
     out = tmp_path / "file"
     code, said, _ = written(capsys, words[0], f"--out={out}", *words[1:])
     assert (code, said) == (errors.DONE, f"{out}\n") and "train llama_1b" in out.read_text()
+
+
+def test_what_the_script_says_of_its_job_is_not_for_others_to_say(capsys):
+    """Whatever an #SBATCH line of it says, under each of its names."""
+    _, text, _ = written(capsys, "slurm", "--partition=x", "--account=y", "--dry-run", *TRAIN)
+    said = set(re.findall(r"^#SBATCH --([a-z-]+)", text, re.MULTILINE))
+    assert said <= {*slurm.CHOSEN} and {*slurm.LETTERS.values()} <= {*slurm.CHOSEN}
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--qos=high", "--mem=0", "--exclusive", "--time-min=60", "--nodelist=a", "-wa", "-Cv100",
+     "--gres=tmpfs:100G", "--cpus-per-task=8", "--mail-type=END", "--gpu-freq=high"],
+)  # fmt: skip
+def test_other_options_of_sbatch_are_open(option, capsys):
+    code, text, _ = written(capsys, "slurm", f"--sbatch={option}", "--dry-run", *TRAIN)
+    assert code == errors.DONE and f"\n#SBATCH {option}\n" in text
+
+
+def test_paths_that_stay_in_what_is_shared_are_not_refused(capsys):
+    paths = ("data.train=[texts, a/../b, gs://x/y, stdlib]", "init=/workspace/base")
+    code, _, err = written(capsys, *K8S, "--dry-run", "--", "train", "steps=1", "batch=16", *paths)
+    assert code == errors.DONE, err
 
 
 @pytest.mark.parametrize(
