@@ -43,7 +43,7 @@ _BY_US = "# jaxlm launch "
 def local(
     context: typer.Context,
     words: Words = None,
-    count: Annotated[int, typer.Option("-n", min=1, help="Processes.")] = 2,
+    count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Processes.")] = 2,
     cpu_devices: Annotated[
         int | None,
         typer.Option(min=1, help="So many devices each, on the CPU; else the GPUs are shared out."),

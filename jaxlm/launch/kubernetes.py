@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import subprocess
 from typing import NamedTuple
 
@@ -15,6 +16,16 @@ from jaxlm.launch.task import Task
 
 CHIPS = 4
 """TPU chips of a node of GKE, in slices of several nodes."""
+PLANES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+ACCELERATORS = {
+    "tpu-v4-podslice": SMALL,
+    "tpu-v5-lite-podslice": PLANES,
+    "tpu-v5p-slice": SMALL,
+    "tpu-v6e-slice": PLANES,
+}
+"""TPUs as GKE names them, and their topologies (cloud.google.com/kubernetes-engine/docs/concepts/
+plan-tpus); with SMALL go all whose three sides are multiples of 4."""
 LONGEST = 63 - len("-worker-00-0000-abcde")
 """Of a JobSet's name: its pods add theirs, and are labels too."""
 WORKER = "worker"
@@ -54,7 +65,8 @@ def write(run: Task, layout: Layout) -> str:
         task.check_devices(run, count, "--nodes and --gpus-per-node")
     task.check_word("--image", layout.image, task.IMAGE, "REGISTRY/jaxlm:1")
     for option in ("namespace", "claim", "queue"):
-        like, value = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?", getattr(layout, option)
+        dot = "" if option == "namespace" else "."
+        like, value = rf"[a-z0-9]([-a-z0-9{dot}]*[a-z0-9])?", getattr(layout, option)
         task.check_word(f"--{option}", value, like, "shared")
     if layout.claim is None:
         what = "a run's folder must outlive its pods, and all must see it; name the"
@@ -119,15 +131,27 @@ def _nodes(layout: Layout) -> tuple[int, int]:
     """Nodes of a slice, or of all, and the TPU chips of each; 0 chips without a TPU."""
     if layout.accelerator is None:
         if layout.topology or layout.slices > 1:
-            raise ConfigError("--topology", "is of a TPU; add --accelerator tpu-v5p-slice")
+            what = "is of a TPU; add --accelerator=tpu-v5p-slice --topology=2x2x4, or leave it out"
+            raise ConfigError("--topology" if layout.topology else "--slices", what)
         return layout.nodes, 0
-    task.check_word("--accelerator", layout.accelerator, r"tpu\d?-?[a-z0-9-]+", "tpu-v5p-slice")
-    if layout.topology is None:
-        what = f"how many chips {layout.accelerator} has; write for example 2x2x4"
-        raise ConfigError("--topology", what)
-    task.check_word("--topology", layout.topology, r"[1-9]\d*(x[1-9]\d*){1,2}", "2x2x4")
-    chips = math.prod(map(int, layout.topology.split("x")))
-    if chips > CHIPS and chips % CHIPS:
-        what = f"{layout.topology} has {chips} chips, which are not whole nodes of {CHIPS}"
-        raise ConfigError("--topology", f"{what}; use a multiple")
-    return math.ceil(chips / CHIPS), min(chips, CHIPS)
+    if layout.nodes > 1:
+        what = f"{layout.nodes} is of GPUs; a TPU has the nodes of its --topology, times --slices"
+        raise ConfigError("--nodes", f"{what}; leave it out")
+    if layout.accelerator not in ACCELERATORS:
+        what = f"{layout.accelerator!r} is no TPU of GKE that is known here"
+        raise ConfigError("--accelerator", f"{what}; use {', '.join(ACCELERATORS)}")
+    sides = [int(side) for side in _sides(layout.accelerator, layout.topology).split("x")]
+    return math.ceil(math.prod(sides) / CHIPS), min(math.prod(sides), CHIPS)
+
+
+def _sides(accelerator: str, topology: str | None) -> str:
+    """The topology, which is one of the accelerator's."""
+    known = ACCELERATORS[accelerator]
+    four = r"([1-9]\d{0,3})x([1-9]\d{0,3})x([1-9]\d{0,3})"
+    found = re.fullmatch(four, topology or "", re.ASCII) if known is SMALL else None
+    if topology in known or (found and not any(int(side) % 4 for side in found.groups())):
+        return topology or ""
+    more = ", and three multiples of 4 such as 4x4x8" if known is SMALL else ""
+    what = f"{topology!r} is none" if topology else "says how many chips there are"
+    use = f"of {accelerator} there are {', '.join(known)}{more}"
+    raise ConfigError("--topology", f"{what}; {use}")

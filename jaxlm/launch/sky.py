@@ -34,10 +34,10 @@ class Layout(NamedTuple):
 def write(run: Task, layout: Layout) -> str:
     """The YAML. Raises ConfigError for what SkyPilot would refuse, or could not work."""
     task.check_word("--accelerators", layout.accelerators, r"[\w.-]+:[1-9]\d*", "H100:8")
-    if layout.accelerators.startswith("tpu"):
+    if layout.accelerators.lower().startswith("tpu"):
         raise ConfigError("--accelerators", "TPUs are for `jaxlm launch tpu`, or k8s; name a GPU")
     task.check_word("--extra", layout.extra, "cuda13|cuda12", "cuda12")
-    task.check_word("--infra", layout.infra, r"[a-z0-9]+(/[\w.*:-]+){0,2}", "gcp/us-central1")
+    task.check_word("--infra", layout.infra, r"[A-Za-z0-9]+(/[\w.*:-]+){0,2}", "gcp/us-central1")
     task.check_word("--bucket", layout.bucket, r"[a-z0-9]+://[\w./-]+", "gs://BUCKET/FOLDER")
     task.check_word("--image-id", layout.image_id, r"docker:[\w./:@-]+", "docker:IMAGE:TAG")
     count = layout.num_nodes * int(layout.accelerators.rpartition(":")[2])

@@ -10,7 +10,7 @@ from jaxlm.launch.task import Task
 
 SIGNAL = 180
 """Seconds before the end of its time that a run is asked to stop; SLURM may be 60 early."""
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_TIME = re.compile(r"(?:(\d{1,6})-)?(\d{1,8})(?::(\d+))?(?::(\d+))?", re.ASCII)
 _WORD = r"[\w.,:@%+/=*\[\]-]+"
 _OPTION = rf"--[a-z][\w-]*(={_WORD})?|-[A-Za-z]({_WORD})?"
 _LEAVE = "leave it out, or edit what --out=FILE writes"
@@ -113,9 +113,9 @@ def submit(text: str) -> int:
 
 def check(layout: Layout) -> None:
     """Raise ConfigError for an option that sbatch would not read."""
-    task.check_word(
-        "--gpus-per-node", layout.gpus_per_node, r"([A-Za-z][\w.-]*:)?\d+", "8 or h100:8"
-    )
+    number = r"([A-Za-z][\w.-]*:)?(0|[1-9]\d*)"
+    task.check_word("--gpus-per-node", layout.gpus_per_node, number, "8 or h100:8")
+    task.check_word("--python", layout.python, r".*\S.*", "/opt/jaxlm/bin/python")
     task.check_word("--partition", layout.partition, _WORD, "gpu")
     task.check_word("--account", layout.account, _WORD, "lab")
     task.check_word("--container-mounts", layout.container_mounts, _WORD, "/data:/data")
@@ -169,6 +169,6 @@ def minutes(time: str) -> float:
 def _kind(container: str | None) -> str:
     if container is None:
         return ""
-    task.check_word("--container", container, r"[\w.,:@%+/=#-]+", "nvcr.io#nvidia/jax:24.10-py3")
+    task.check_word("--container", container, r"[\w.,:@%+/=#-]*\w", "jaxlm.sif")
     apptainer = container.endswith(".sif") or "://" in container
     return "apptainer" if apptainer else "pyxis"

@@ -135,7 +135,7 @@ def _is_below(path: str, mount: str) -> bool:
 
 def check_word(option: str, value: str | None, pattern: str, like: str) -> None:
     """Raise ConfigError for a value that the scheduler would not read, with one that it would."""
-    if value is not None and not re.fullmatch(pattern, value):
+    if value is not None and not re.fullmatch(pattern, value, re.ASCII):
         raise ConfigError(option, f"{value!r} is not what it takes; write for example {like}")
 
 

@@ -13,23 +13,29 @@ LONGEST = 56
 ADVICE = "install the Google Cloud CLI (cloud.google.com/sdk/docs/install)"
 
 
+SQUARES = (1, 4, 8, 16, 32, 64, 128, 256)
+"""Chips of the slices that are cut out of a plane."""
+
+
 class Kind(NamedTuple):
-    """A generation of TPUs (cloud.google.com/tpu/docs/runtimes)."""
+    """A generation of TPUs (cloud.google.com/tpu/docs/runtimes, .../docs/v2 to v6e)."""
 
     runtime: str
     """The software of its VMs."""
     counted: int
     """What the number in its type counts, for each device of jax: cores where jax sees both cores
     of a chip as one."""
+    sizes: tuple[int, ...] = ()
+    """Numbers that there are; none: multiples of 8, which are whole VMs."""
 
 
 KINDS = {
-    "v2": Kind("tpu-ubuntu2204-base", 1),
-    "v3": Kind("tpu-ubuntu2204-base", 1),
+    "v2": Kind("tpu-ubuntu2204-base", 1, (8, 32, 128, 256, 512)),
+    "v3": Kind("tpu-ubuntu2204-base", 1, (8, 32, 64, 128, 256, 512, 1024, 2048)),
     "v4": Kind("tpu-ubuntu2204-base", 2),
-    "v5litepod": Kind("v2-alpha-tpuv5-lite", 1),
+    "v5litepod": Kind("v2-alpha-tpuv5-lite", 1, SQUARES),
     "v5p": Kind("v2-alpha-tpuv5", 2),
-    "v6e": Kind("v2-alpha-tpuv6e", 1),
+    "v6e": Kind("v2-alpha-tpuv6e", 1, SQUARES),
 }
 
 
@@ -56,10 +62,8 @@ def write(run: Task, layout: Layout) -> str:
     task.check_word("--zone", layout.zone, r"[a-z]+-[a-z]+\d+-[a-z]", "us-east5-a")
     task.check_word("--nfs", layout.nfs, r"[\w.-]+:/[\w./-]*", "10.0.0.2:/share")
     task.check_word("--image", layout.image, task.IMAGE, "REGISTRY/jaxlm:1")
-    for option in ("project", "runtime_version"):
-        task.check_word(
-            f"--{option.replace('_', '-')}", getattr(layout, option), r"[\w.:-]+", "lab-1"
-        )
+    task.check_word("--project", layout.project, r"[\w.:-]+", "lab-1")
+    task.check_word("--runtime-version", layout.runtime_version, r"[\w.:-]+", kind.runtime)
     where = "--accelerator-type and --node-count"
     check_platform(run.config.platform, "tpu")
     task.check_devices(run, layout.node_count * devices, where, layout.node_count)
@@ -97,10 +101,15 @@ def _registry(image: str) -> str:
 
 def _kind(accelerator: str) -> tuple[Kind, int]:
     """The generation of a type, and its devices."""
-    found = re.fullmatch(r"([a-z0-9]+)-([1-9]\d*)", accelerator)
+    found = re.fullmatch(r"([a-z0-9]+)-([1-9]\d*)", accelerator, re.ASCII)
     kind = KINDS.get(found[1]) if found else None
-    if found is None or kind is None or int(found[2]) % kind.counted:
+    if found is None or kind is None:
         known = ", ".join(f"{name}-N" for name in KINDS)
         what = f"{accelerator!r} is no type of TPU that is known here"
         raise ConfigError("--accelerator-type", f"{what}; use {known}")
-    return kind, int(found[2]) // kind.counted
+    number = int(found[2])
+    if number not in kind.sizes if kind.sizes else number % 8:
+        sizes = ", ".join(map(str, kind.sizes)) or "a multiple of 8"
+        what = f"there is no {accelerator}; write {found[1]}-N, N being {sizes}"
+        raise ConfigError("--accelerator-type", what)
+    return kind, number // kind.counted

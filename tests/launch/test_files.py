@@ -30,6 +30,7 @@ FILES = {
 }
 SHELL = [path for path in FILES if path.suffix != ".yaml"]
 K8S = ("k8s", "--image=x", "--claim=runs", "--nodes=2")
+GKE = ("k8s", "--image=x", "--claim=runs")
 TPU = ("tpu", "--zone=us-east5-a", "--image=x", "--nfs=10.0.0.2:/runs")
 SKY = ("sky", "--accelerators=H100:8", "--bucket=gs://bucket/runs")
 TRAIN = ("--", "train", "llama_1b")
@@ -226,8 +227,8 @@ def test_a_jobset_that_has_ended_makes_room_and_a_live_one_stays(
 def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
     """The number in a type counts cores where jax sees one device for two."""
     counted = 2 if kind in ("v4", "v5p") else 1
-    asked = (*TPU, f"--accelerator-type={kind}-{16 * counted}", "--node-count=2", "--dry-run")
-    fits = written(capsys, *asked, *TRAIN, "name=x", "mesh.data=2", "mesh.fsdp=16")
+    asked = (*TPU, f"--accelerator-type={kind}-{32 * counted}", "--node-count=2", "--dry-run")
+    fits = written(capsys, *asked, *TRAIN, "name=x", "mesh.data=2", "mesh.fsdp=32")
     assert fits[0] == errors.DONE and f"--runtime-version={tpu.KINDS[kind].runtime}" in fits[1]
 
 
@@ -286,7 +287,29 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         ((*K8S, *TRAIN, "name=x", "samples.prompts=~/p.txt"), "samples.prompts: ~/p.txt is not"),
         (("k8s", "--image=x", *TRAIN, "name=x"), "--claim: a run's folder must outlive its pods"),
         ((*K8S, "--topology=2x2", *TRAIN, "name=x"), "--topology: is of a TPU; add --accelerator"),
-        ((*K8S, "--accelerator=tpu-v5p-slice", *TRAIN, "name=x"), "--topology: how many chips"),
+        ((*K8S, "--slices=2", *TRAIN, "name=x"), "--slices: is of a TPU; add --accelerator=tpu"),
+        ((*GKE, "--accelerator=tpu-v5p-slice", *TRAIN, "name=x"),
+         "--topology: says how many chips there are; of tpu-v5p-slice there are 2x2x1, 2x2x2, 2x2"),
+        ((*GKE, "--accelerator=tpu-v5p-slice", "--topology=4x4", *TRAIN, "name=x"),
+         "2x4x4, and three multiples of 4 such as 4x4x8"),
+        ((*GKE, "--accelerator=tpu-v5p-slice", "--topology=4x4x6", *TRAIN, "name=x"), "'4x4x6' is"),
+        ((*GKE, "--accelerator=tpu-v6e-slice", "--topology=2x2x2", *TRAIN, "name=x"),
+         "'2x2x2' is none; of tpu-v6e-slice there are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
+        ((*GKE, "--accelerator=h100", "--topology=2x2x2", *TRAIN, "name=x"),
+         "'h100' is no TPU of GKE that is known here; use tpu-v4-podslice, tpu-v5-lite-podslice,"),
+        ((*GKE, "--nodes=3", "--accelerator=tpu-v5p-slice", "--topology=2x2x1", *TRAIN, "name=x"),
+         "--nodes: 3 is of GPUs; a TPU has the nodes of its --topology, times --slices; leave"),
+        ((*K8S, "--namespace=a.b", *TRAIN, "name=x"), "--namespace: 'a.b' is not what it takes"),
+        (("slurm", "--time=999999999-0", *TRAIN), "--time: '999999999-0' is no time of SLURM's"),
+        (("slurm", "--time=\u0661:00:00", *TRAIN), "is no time of SLURM's; write hours:minutes"),
+        (("slurm", "--account=ünï", *TRAIN), "--account: 'ünï' is not what it takes"),
+        (("slurm", "--gpus-per-node=08", *TRAIN), "--gpus-per-node: '08' is not what it takes"),
+        (("slurm", "--python= ", *TRAIN), "--python: ' ' is not what it takes; write for example /"),
+        (("slurm", "--container=docker://", *TRAIN), "--container: 'docker://' is not what it"),
+        ((*TPU, "--accelerator-type=v5p-6", *TRAIN), "no v5p-6; write v5p-N, N being a multiple"),
+        ((*TPU, "--accelerator-type=v6e-12", *TRAIN), "no v6e-12; write v6e-N, N being 1, 4, 8,"),
+        (("sky", "--accelerators=TPU-v5p:8", *SKY[2:], *TRAIN), "TPUs are for `jaxlm launch"),
+        (("sky", "--accelerators=H100:0", *SKY[2:], *TRAIN), "'H100:0' is not what it takes; wr"),
         ((*TPU, "--accelerator-type=h100-8", *TRAIN), "use v2-N, v3-N, v4-N, v5litepod-N, v5p-N"),
         ((*TPU[:1], *TPU[2:], "--zone=mars", "--accelerator-type=v5p-8", *TRAIN, "name=x"),
          "--zone: 'mars' is not what it takes; write for example us-east5-a"),
@@ -317,7 +340,7 @@ SLURM_48 = ("slurm", "--nodes=2", "--gpus-per-node=24")
         (SLURM_48, ("model.heads=6", "model.mlp=48", "tokenizer.vocab=500", "mesh.tensor=3")),
         (SLURM_48, ("model.heads=4", "mesh.tensor=-1", "mesh.fsdp=1")),
         ((*K8S, "--gpus-per-node=24"), ("mesh.expert=2",)),
-        ((*TPU, "--accelerator-type=v6e-24", "--node-count=2"), ("mesh.tensor=3",)),
+        ((*TPU, "--accelerator-type=v5p-48", "--node-count=2"), ("mesh.tensor=3",)),
         (
             ("sky", "--num-nodes=2", "--accelerators=H100:24", SKY[2]),
             ("model.experts.count=4", "mesh.expert=3"),
