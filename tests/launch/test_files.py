@@ -304,7 +304,7 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         (("slurm", "--time=\u0661:00:00", *TRAIN), "is no time of SLURM's; write hours:minutes"),
         (("slurm", "--account=ünï", *TRAIN), "--account: 'ünï' is not what it takes"),
         (("slurm", "--gpus-per-node=08", *TRAIN), "--gpus-per-node: '08' is not what it takes"),
-        (("slurm", "--python= ", *TRAIN), "--python: ' ' is not what it takes; write for example /"),
+        (("slurm", "--python= ", *TRAIN), "--python: ' ' is not what it takes; write for example"),
         (("slurm", "--container=docker://", *TRAIN), "--container: 'docker://' is not what it"),
         ((*TPU, "--accelerator-type=v5p-6", *TRAIN), "no v5p-6; write v5p-N, N being a multiple"),
         ((*TPU, "--accelerator-type=v6e-12", *TRAIN), "no v6e-12; write v6e-N, N being 1, 4, 8,"),
