@@ -121,7 +121,8 @@ def check_shared(config: RunConfig, mount: str) -> None:
         read = value is not None and key.rpartition(".")[2] in READ and "://" not in str(value)
         if read and not _is_below(str(value), mount):
             what = f"{value} is not below {mount}, which is all that the hosts share"
-            raise ConfigError(key, f"{what}; put it there, or into a bucket")
+            bucket = ", or into a bucket" if key.startswith("data.") else ""
+            raise ConfigError(key, f"{what}; put it there{bucket}")
     if not _is_below(config.folder, mount):
         what = f"{config.folder} is not below {mount}, which is all that the hosts share"
         raise ConfigError("run_dir", f"{what}; use run_dir={mount}/{config.name}")

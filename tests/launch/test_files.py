@@ -279,7 +279,9 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
          "use name=llama-1b"),
         ((*K8S, *TRAIN, f"name={'x' * 50}"), "is no DNS label of at most 42"),
         ((*K8S, *TRAIN, "name=x", "run_dir=/data/x"), "run_dir: /data/x is not below /workspace"),
-        ((*K8S, *TRAIN, "name=x", "data.train=../text"), "data.train.0.path: ../text is not below"),
+        ((*K8S, *TRAIN, "name=x", "data.train=../text"),
+         "data.train.0.path: ../text is not below /workspace, which is all that the hosts share; "
+         "put it there, or into a bucket"),
         ((*K8S, *TRAIN, "name=x", "init=a/../../b"), "init: a/../../b is not below /workspace"),
         ((*SKY, *TRAIN, "tokenizer.path=../ids"), "tokenizer.path: ../ids is not below /workspace"),
         ((*TPU, "--accelerator-type=v5p-8", *TRAIN, "name=x", "data.train=/workspace/../x"),
