@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import IO
 
@@ -77,7 +78,8 @@ class Speech:
                     if found[1] in self._errors:
                         continue
                     self._errors.add(found[1])
-                os.write(2, mark + line)
+                with suppress(OSError):  # nobody listens: a process that nobody reads would stop
+                    os.write(2, mark + line)
 
 
 def _start(

@@ -1,5 +1,6 @@
 """A job here ends as its processes do, leaves none behind, and goes on when launched again."""
 
+import io
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ import pytest
 
 from jaxlm import cli
 from jaxlm.core import errors
+from jaxlm.launch import local
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
 LAUNCH = ("launch", "local", "-n", "2", "--cpu-devices", "1", "--")
@@ -106,6 +108,20 @@ def test_what_all_processes_end_with_is_said_once(tmp_path):
     said = [line for line in err.splitlines() if "jaxlm: error: " in line]
     assert code == errors.DATA and len(said) == 1
     assert f"{tmp_path}/no: no such file or folder; write its whole path" in said[0]
+
+
+def test_a_process_is_read_to_its_end_when_nobody_listens():
+    reader, writer = os.pipe()
+    os.close(reader)
+    own, said = os.dup(2), io.BytesIO(b"a line\nanother\n")
+    os.dup2(writer, 2)
+    try:
+        local.Speech().relay(said, 0)
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(writer)
+    assert not said.read()
 
 
 def test_the_help_of_what_is_launched_is_said_once(capfd):
