@@ -41,7 +41,6 @@ _BY_US = "# jaxlm launch "
 
 @app.command("local", epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})
 def local(
-    context: typer.Context,
     words: Words = None,
     count: Annotated[int, typer.Option("-n", min=1, max=1024, help="Processes.")] = 2,
     cpu_devices: Annotated[
