@@ -110,6 +110,7 @@ def test_on_ray_a_task_that_is_killed_is_done_again(ray, source, tmp_path):
     process = subprocess.Popen(words, stderr=subprocess.PIPE)
     while not (found := writing(out)) and process.poll() is None:
         pass
+    assert found, process.communicate()  # 0 would be the group of this process
     os.kill(found, signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode == errors.DONE and "ActorError" in log(out), err
