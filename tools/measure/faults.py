@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,11 @@ def faults(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "text.txt").write_text(Path(statistics.__file__).read_text())
+        jobs: list[Job] = []
 
-        def job(*more: str, **how: Any) -> "Job":
-            return Job(folder, count, [*shape["words"], *more], **how)
+        def job(*more: str, **how: Any) -> Job:
+            jobs.append(Job(folder, count, [*shape["words"], *more], **how))
+            return jobs[-1]
 
         measures: dict[str, Callable[[], float]] = {
             "exception": lambda: job(fault="raise").ended(INTERNAL),
@@ -54,10 +58,15 @@ def faults(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
         }
         if not network.reason():
             measures["vanished"] = lambda: _vanished(job, count)
-        return {
-            f"seconds_{fault}": statistics.median(measured() for _ in range(rounds))
-            for fault, measured in measures.items()
-        }
+        try:
+            return {
+                f"seconds_{fault}": statistics.median(measured() for _ in range(rounds))
+                for fault, measured in measures.items()
+            }
+        except BaseException:  # Ctrl-C, too, does not reach the sessions of a job
+            for last in jobs[-1:]:
+                last.end()
+            raise
 
 
 class Job:
@@ -126,23 +135,24 @@ class Job:
             wait.join()
         codes = {i: p.poll() for i, p in self._all.items() if i != but}
         if set(codes.values()) != {code}:
-            self._end()
             raise SideError(f"faults: ended with {codes}, not {code}: {self._said()}")
         if left := [p.pid for p in self._all.values() if _lives(p.pid)]:
             raise SideError(f"faults: session {left[0]} still has processes")
         told = re.findall(r"^fault (\S+)$", self._said(), re.M)
         return max(ends) - (float(told[0]) if told else self._began)
 
+    def end(self) -> None:
+        """Kill its processes, and what they have started."""
+        for process in self._all.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
     def _errors(self, process: int) -> Path:
         return self._run / f"{process}.err"
 
     def _said(self) -> str:
         return "\n".join(self._errors(process).read_text() for process in self._all)
-
-    def _end(self) -> None:
-        for process in self._all.values():
-            process.kill()
-            process.wait()
 
 
 def _taken(job: Callable[..., Job]) -> float:
