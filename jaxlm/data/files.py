@@ -41,7 +41,7 @@ def find(path: str, formats: Collection[str]) -> list[Any]:
         return _stdlib()
     with reading(path):
         root = _path(path)
-        if root.is_file():
+        if root.is_file() or _is_pipe(root):
             return [_checked(root, formats)]
         if is_tokens(path):
             advice = f"where its tokens are meant, set tokenizer.path={root / 'tokenizer'}"
@@ -165,7 +165,13 @@ def _checked(file: Any, formats: Collection[str]) -> Any:
         raise DataError(
             str(file), f"not a format that is read; use {known}, or those with .gz or .zst"
         )
+    if _is_pipe(file):
+        raise DataError(str(file), "is a pipe, which may never end; write its texts to a file")
     return file
+
+
+def _is_pipe(file: Any) -> bool:
+    return isinstance(file, Path) and file.is_fifo()
 
 
 def _is_local_folder(file: Any) -> bool:
@@ -178,9 +184,7 @@ def _inside(folder: Any, formats: Collection[str]) -> Iterator[Any]:
         entries = list(folder.iterdir())
     for entry in entries:
         if suffix(entry) in formats and not _is_local_folder(entry):
-            if isinstance(entry, Path) and entry.is_fifo():
-                raise DataError(str(entry), "is a pipe, which may never end; move it elsewhere")
-            yield entry
+            yield _checked(entry, formats)
         elif entry.is_dir() and not (
             isinstance(entry, Path) and folder.resolve().is_relative_to(entry.resolve())
         ):

@@ -173,10 +173,11 @@ def test_no_files_is_an_error(tmp_path, path, message):
         sources.find(str(tmp_path / path))
 
 
-def test_a_pipe_in_a_folder_is_refused_instead_of_waited_for(tmp_path):
+@pytest.mark.parametrize("path", [".", "a.jsonl", "*.jsonl"])
+def test_a_pipe_is_refused_instead_of_waited_for(path, tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match=r"a\.jsonl: is a pipe"):
-        sources.find(str(tmp_path))
+        sources.find(str(tmp_path / path))
 
 
 def test_what_is_not_there_is_said_with_the_nearest_name_and_the_folder(tmp_path, monkeypatch):
