@@ -30,8 +30,7 @@ def find(devices: Sequence[Any], count: int = 0) -> list[list[Any]]:
     All processes call it together. Raises ConfigError where slices would not be equal.
     """
     if count:
-        torus = devices[0].platform == "tpu"
-        check_slices(count, len(devices), len({*map(_slice, devices)}) if torus else 1)
+        check_slices(count, len(devices), _toruses(devices))
         devices = sorted(devices, key=_place)
         each = len(devices) // count
         return [devices[at : at + each] for at in range(0, len(devices), each)]
@@ -43,7 +42,9 @@ def find(devices: Sequence[Any], count: int = 0) -> list[list[Any]]:
     if len({len(each) for each in found}) > 1:
         sizes = " and ".join(map(str, sorted({len(each) for each in found})))
         what = f"hosts or slices have {sizes} devices, and a mesh needs as many of each"
-        use = "use equal ones, or mesh.slices=1 to lie over them anyhow"
+        use = "use equal ones"
+        if _toruses(devices) == 1:
+            use += ", or mesh.slices=1 to lie over them anyhow"
         raise ConfigError("mesh", f"{what}; {use}")
     return found
 
@@ -95,6 +96,11 @@ def _block(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
 def _slice(device: Any) -> int:
     return getattr(device, "slice_index", 0)
+
+
+def _toruses(devices: Sequence[Any]) -> int:
+    """Over how many the devices lie: each slice of TPUs is one; nothing else is told apart."""
+    return len({*map(_slice, devices)}) if devices[0].platform == "tpu" else 1
 
 
 def _place(device: Any) -> tuple[int, int, int]:

@@ -81,6 +81,7 @@ def test_a_number_of_slices_overrides_what_devices_say():
         (pod(4, 4, 4), 2, "mesh.slices: 2 groups do not each lie in one of 3 TPU slices; use 3"),
         (pod(4, 4), 1, "mesh.slices: 1 groups do not each lie in one of 2 TPU slices; use 2"),
         (chips(8, 6), 0, "mesh: hosts or slices have 6 and 8 devices, .* or mesh.slices=1 to lie"),
+        (pod(8, 6), 0, "mesh: hosts or slices have 6 and 8 devices, .*; use equal ones$"),
     ],
 )
 def test_slices_that_are_not_equal_are_refused(devices, count, line):
