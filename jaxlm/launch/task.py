@@ -129,9 +129,9 @@ def check_shared(config: RunConfig, mount: str) -> None:
 
 
 def _is_below(path: str, mount: str) -> bool:
-    """Whether a path, which hosts read from `mount`, stays there."""
+    """Whether a path, which hosts read from `mount`, stays there, or is that itself."""
     whole = posixpath.normpath(posixpath.join(mount, path))
-    return whole.startswith(f"{mount}/") and not path.startswith("~")
+    return f"{whole}/".startswith(f"{mount}/") and not path.startswith("~")
 
 
 def check_word(option: str, value: str | None, pattern: str, like: str) -> None:

@@ -419,7 +419,7 @@ def test_other_options_of_sbatch_are_open(option, capsys):
 
 
 def test_paths_that_stay_in_what_is_shared_are_not_refused(capsys):
-    paths = ("data.train=[texts, a/../b, gs://x/y, stdlib]", "init=/workspace/base")
+    paths = ("data.train=[texts, a/../b, /workspace, gs://x/y, stdlib]", "init=/workspace/base")
     code, _, err = written(capsys, *K8S, "--dry-run", "--", "train", "steps=1", "batch=16", *paths)
     assert code == errors.DONE, err
 
