@@ -114,7 +114,9 @@ def resolved(config: RunConfig) -> RunConfig:
 def _inherited(config: RunConfig) -> RunConfig:
     try:
         return inherit(config)
-    except DataError as error:  # of its own tokenizer, beside that of init
+    except DataError as error:
+        if not config.tokenizer.path:
+            raise  # of init itself
         what = f"{error}; or write tokenizer.path=null for that of init"
         raise ConfigError("tokenizer.path", what) from error
 

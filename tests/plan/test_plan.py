@@ -9,7 +9,7 @@ import recipes
 
 from jaxlm import cli
 from jaxlm.config.load import load
-from jaxlm.core.errors import ConfigError
+from jaxlm.core.errors import ConfigError, DataError
 from jaxlm.core.mesh import AXES, Layout, make_mesh
 from jaxlm.models.axes import AXES as TABLE
 from jaxlm.plan import cost, meshes, page
@@ -220,6 +220,13 @@ def test_a_tokenizer_beside_that_of_init_has_to_be_there(tmp_path):
     with pytest.raises(ConfigError, match="tokenizer.path: no/such: .* tokenizer.path=null"):
         resolved(load("full", words))
     assert resolved(load("full", [words[0], "tokenizer.path=null"])).model.layers == 32
+
+
+def test_what_init_itself_lacks_is_not_laid_to_a_key_that_is_not_set(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {train: stdlib}\nsteps: 1\n")
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(DataError, match="^[^;]*tokenizer: no tokenizer.json[^;]*$"):
+        resolved(load("full", [f"init={tmp_path}"]))
 
 
 def test_a_vocabulary_that_is_given_needs_no_tokenizer():
