@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 def write(run: Task, layout: Layout) -> str:
     """The YAML. Raises ConfigError for what SkyPilot would refuse, or could not work."""
-    task.check_word("--accelerators", layout.accelerators, r"[\w.-]+:[1-9]\d*", "H100:8")
+    task.check_word("--accelerators", layout.accelerators, r"[\w.-]+:[1-9]\d{0,6}", "H100:8")
     if layout.accelerators.lower().startswith("tpu"):
         raise ConfigError("--accelerators", "TPUs are for `jaxlm launch tpu`, or k8s; name a GPU")
     task.check_word("--extra", layout.extra, "cuda13|cuda12", "cuda12")

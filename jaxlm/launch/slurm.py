@@ -113,7 +113,7 @@ def submit(text: str) -> int:
 
 def check(layout: Layout) -> None:
     """Raise ConfigError for an option that sbatch would not read."""
-    number = r"([A-Za-z][\w.-]*:)?(0|[1-9]\d*)"
+    number = r"([A-Za-z][\w.-]*:)?(0|[1-9]\d{0,6})"
     task.check_word("--gpus-per-node", layout.gpus_per_node, number, "8 or h100:8")
     task.check_word("--python", layout.python, r".*\S.*", "/opt/jaxlm/bin/python")
     task.check_word("--partition", layout.partition, _WORD, "gpu")

@@ -101,7 +101,7 @@ def _registry(image: str) -> str:
 
 def _kind(accelerator: str) -> tuple[Kind, int]:
     """The generation of a type, and its devices."""
-    found = re.fullmatch(r"([a-z0-9]+)-([1-9]\d*)", accelerator, re.ASCII)
+    found = re.fullmatch(r"([a-z0-9]+)-([1-9]\d{0,6})", accelerator, re.ASCII)
     kind = KINDS.get(found[1]) if found else None
     if found is None or kind is None:
         known = ", ".join(f"{name}-N" for name in KINDS)

@@ -34,6 +34,8 @@ GKE = ("k8s", "--image=x", "--claim=runs")
 TPU = ("tpu", "--zone=us-east5-a", "--image=x", "--nfs=10.0.0.2:/runs")
 SKY = ("sky", "--accelerators=H100:8", "--bucket=gs://bucket/runs")
 TRAIN = ("--", "train", "llama_1b")
+LONG = "9" * 5000
+"""More digits than Python makes a number of."""
 
 
 def written(capsys, *words):
@@ -311,6 +313,9 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         ((*TPU, "--accelerator-type=v5p-6", *TRAIN), "no v5p-6; write v5p-N, N being a multiple"),
         ((*TPU, "--accelerator-type=v6e-12", *TRAIN), "no v6e-12; write v6e-N, N being 1, 4, 8,"),
         (("sky", "--accelerators=TPU-v5p:8", *SKY[2:], *TRAIN), "TPUs are for `jaxlm launch"),
+        (("slurm", f"--gpus-per-node={LONG}", *TRAIN), "99' is not what it takes; write for"),
+        ((*TPU, f"--accelerator-type=v5p-{LONG}", *TRAIN), "99' is no type of TPU that is known"),
+        (("sky", f"--accelerators=H100:{LONG}", *SKY[2:], *TRAIN), "99' is not what it takes; wr"),
         (("sky", "--accelerators=H100:0", *SKY[2:], *TRAIN), "'H100:0' is not what it takes; wr"),
         ((*TPU, "--accelerator-type=h100-8", *TRAIN), "use v2-N, v3-N, v4-N, v5litepod-N, v5p-N"),
         ((*TPU[:1], *TPU[2:], "--zone=mars", "--accelerator-type=v5p-8", *TRAIN, "name=x"),
