@@ -1,5 +1,6 @@
 """How many devices each axis of a mesh has, and whether slices and a batch split evenly. No jax."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -53,6 +54,16 @@ def _factors(count: int, parts: int) -> list[tuple[int, ...]]:
         return [(count,)]
     fits = [n for n in range(1, count + 1) if count % n == 0]
     return [(n, *rest) for n in fits for rest in _factors(count // n, parts - 1)]
+
+
+def cubes(side: int, most: Sequence[int]) -> list[str]:
+    """The toruses of TPUs that are cubes of that side put together, up to the sides `most`: each
+    with the shorter sides first, and small ones before large ones.
+    """
+    ranges = [range(side, each + 1, side) for each in most]
+    found = [sides for sides in itertools.product(*ranges) if list(sides) == sorted(sides)]
+    found.sort(key=lambda sides: (math.prod(sides), sides))
+    return ["x".join(map(str, sides)) for sides in found]
 
 
 def check_slices(count: int, devices: int, own: int = 1) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import re
 import subprocess
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import yaml
 from jaxlm.core.errors import ClusterError, ConfigError
 from jaxlm.core.job import COORDINATOR, PORT, PROCESS, PROCESSES
 from jaxlm.core.platform import check_platform
+from jaxlm.core.sizes import cubes
 from jaxlm.launch import task
 from jaxlm.launch.task import Task
 
@@ -19,13 +19,13 @@ CHIPS = 4
 PLANES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 ACCELERATORS = {
-    "tpu-v4-podslice": SMALL,
+    "tpu-v4-podslice": (*SMALL, *cubes(4, (12, 16, 16))),
     "tpu-v5-lite-podslice": PLANES,
-    "tpu-v5p-slice": SMALL,
+    "tpu-v5p-slice": (*SMALL, *cubes(4, (16, 16, 24))),
     "tpu-v6e-slice": PLANES,
 }
 """TPUs as GKE names them, and their topologies (cloud.google.com/kubernetes-engine/docs/concepts/
-plan-tpus); with SMALL go all whose three sides are multiples of 4."""
+plan-tpus)."""
 LONGEST = 63 - len("-worker-00-0000-abcde")
 """Of a JobSet's name: its pods add theirs, and are labels too."""
 WORKER = "worker"
@@ -147,11 +147,8 @@ def _nodes(layout: Layout) -> tuple[int, int]:
 def _sides(accelerator: str, topology: str | None) -> str:
     """The topology, which is one of the accelerator's."""
     known = ACCELERATORS[accelerator]
-    four = r"([1-9]\d{0,3})x([1-9]\d{0,3})x([1-9]\d{0,3})"
-    found = re.fullmatch(four, topology or "", re.ASCII) if known is SMALL else None
-    if topology in known or (found and not any(int(side) % 4 for side in found.groups())):
-        return topology or ""
-    more = ", and three multiples of 4 such as 4x4x8" if known is SMALL else ""
+    if topology and topology in known:
+        return topology
+    few, more = ", ".join(known[:8]), f" and more, up to {known[-1]}" if known[8:] else ""
     what = f"{topology!r} is none" if topology else "says how many chips there are"
-    use = f"of {accelerator} there are {', '.join(known)}{more}"
-    raise ConfigError("--topology", f"{what}; {use}")
+    raise ConfigError("--topology", f"{what}; of {accelerator} there are {few}{more}")

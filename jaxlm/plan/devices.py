@@ -1,7 +1,6 @@
 """The devices that a plan can be made for, and how many of them. The facts are in devices.yaml."""
 
 import difflib
-import itertools
 import math
 import re
 from collections import defaultdict
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from jaxlm.core.errors import ConfigError
+from jaxlm.core.sizes import cubes
 
 MOST = 10**6
 """Devices in one plan."""
@@ -163,13 +163,7 @@ def toruses(name: str) -> list[str]:
 
 def topologies(row: dict[str, Any]) -> list[str]:
     """The toruses of a row, small ones first."""
-    found = list(row["sizes"])
-    if "cube" in row:  # sides in multiples of a cube, the shorter first
-        side, most = row["cube"]
-        ranges = [range(side, each + 1, side) for each in most]
-        all_sides = [s for s in itertools.product(*ranges) if list(s) == sorted(s)]
-        found += ["x".join(map(str, s)) for s in sorted(all_sides, key=lambda s: (math.prod(s), s))]
-    return found
+    return list(row["sizes"]) + (cubes(*row["cube"]) if "cube" in row else [])
 
 
 @cache

@@ -19,8 +19,9 @@ from jaxlm import cli
 from jaxlm.config.load import load
 from jaxlm.core import errors
 from jaxlm.core.mesh import AXES, Layout, abstract_mesh
-from jaxlm.launch import sky, slurm, tpu
+from jaxlm.launch import kubernetes, sky, slurm, tpu
 from jaxlm.models.transformer import make_forward
+from jaxlm.plan.devices import toruses
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -295,7 +296,10 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         ((*GKE, "--accelerator=tpu-v5p-slice", *TRAIN, "name=x"),
          "--topology: says how many chips there are; of tpu-v5p-slice there are 2x2x1, 2x2x2, 2x2"),
         ((*GKE, "--accelerator=tpu-v5p-slice", "--topology=4x4", *TRAIN, "name=x"),
-         "2x4x4, and three multiples of 4 such as 4x4x8"),
+         "2x4x4, 4x4x4, 4x4x8, 4x4x12, 4x4x16 and more, up to 16x16x24"),
+        ((*GKE, "--accelerator=tpu-v5p-slice", "--topology=8x4x4", *TRAIN, "name=x"), "'8x4x4' is"),
+        ((*GKE, "--accelerator=tpu-v4-podslice", "--topology=16x16x16", *TRAIN, "name=x"),
+         "'16x16x16' is none; of tpu-v4-podslice there are"),
         ((*GKE, "--accelerator=tpu-v5p-slice", "--topology=4x4x6", *TRAIN, "name=x"), "'4x4x6' is"),
         ((*GKE, "--accelerator=tpu-v6e-slice", "--topology=2x2x2", *TRAIN, "name=x"),
          "'2x2x2' is none; of tpu-v6e-slice there are 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16"),
@@ -404,6 +408,12 @@ def test_without_its_owners_tool_nothing_is_submitted(words, tool, capsys, monke
     out = tmp_path / "file"
     code, said, _ = written(capsys, words[0], f"--out={out}", *words[1:])
     assert (code, said) == (errors.DONE, f"{out}\n") and "train llama_1b" in out.read_text()
+
+
+def test_a_cluster_has_the_toruses_that_are_planned():
+    kinds = {"tpu-v4-podslice": "v4", "tpu-v5-lite-podslice": "v5e", "tpu-v5p-slice": "v5p"}
+    for accelerator, name in (kinds | {"tpu-v6e-slice": "v6e"}).items():
+        assert [*kubernetes.ACCELERATORS[accelerator]] == toruses(name)
 
 
 def test_what_the_script_says_of_its_job_is_not_for_others_to_say(capsys):
