@@ -96,7 +96,7 @@ def test_a_topology_that_libtpu_does_not_know_is_refused():
 
 
 @libtpu
-def test_chips_that_are_two_devices_for_jax_are_refused():
+def test_chips_that_libtpu_takes_for_two_devices_are_refused():
     with pytest.raises(ConfigError, match="8 devices for jax, not 4; plan it without --compile"):
         ahead.topology(machine("v4:2x2x1"))
 
