@@ -8,6 +8,9 @@ import typer
 
 from jaxlm.core.errors import ConfigError
 
+TIME = "04:00:00"
+"""Of a job of SLURM, by default."""
+
 
 def tokenize(
     source: Annotated[
@@ -46,10 +49,10 @@ def tokenize(
         str, typer.Option(help="local, or datatrove's ray or slurm (extra datatrove).")
     ] = "local",
     partition: Annotated[str, typer.Option(help="Of SLURM.", show_default=False)] = "",
-    time: Annotated[str, typer.Option(help="Of SLURM, for a job.")] = "04:00:00",
+    time: Annotated[str, typer.Option(help="Of SLURM, for a job.")] = TIME,
 ) -> None:
     """Tokenize documents once, for any number of runs. Run the same line again to go on."""
-    _check(source, out, executor, partition, shard)
+    _check(source, out, executor, partition, time, shard)
     if max_tokens and min_tokens > max_tokens:
         raise ConfigError("--min-tokens", f"{min_tokens} is over --max-tokens={max_tokens}")
     how = {"field": field, "parse_special": parse_special, "deduplicate": deduplicate}
@@ -62,7 +65,7 @@ def tokenize(
         print("\n".join(summary(out, found)))
 
 
-def _check(source: str, out: str, executor: str, partition: str, shard: str) -> None:
+def _check(source: str, out: str, executor: str, partition: str, time: str, shard: str) -> None:
     """Raise ConfigError for words that do not go together."""
     for name, given in (("SOURCE", source), ("OUT", out)):
         if not given:  # which would be the folder that one is in
@@ -71,8 +74,9 @@ def _check(source: str, out: str, executor: str, partition: str, shard: str) -> 
         raise ConfigError("--executor", f"{executor!r} is none; write local, ray or slurm")
     if executor == "slurm" and not partition:
         raise ConfigError("--partition", "SLURM needs one; `sinfo` lists them")
-    if executor != "slurm" and partition:
-        raise ConfigError("--partition", f"is SLURM's; leave it out with --executor {executor}")
+    if executor != "slurm" and (partition or time != TIME):
+        name = "--partition" if partition else "--time"
+        raise ConfigError(name, f"is SLURM's; leave it out with --executor {executor}")
     if executor != "local" and shard:
         raise ConfigError("--shard", f"is for jobs of one's own; {executor} does all parts")
     if "://" in out:

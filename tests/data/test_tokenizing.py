@@ -388,6 +388,7 @@ def test_bad_input_is_one_line_that_says_what_to_write(source, tokenizer, tmp_pa
         (words(source, out, folder, "--executor=spark"), 2, "write local, ray or slurm"),
         (words(source, out, folder, "--executor=slurm"), 2, "--partition"),
         (words(source, out, folder, "--partition=cpu"), 2, "--partition: is SLURM's; leave it"),
+        (words(source, out, folder, "--time=1:00:00"), 2, "--time: is SLURM's; leave it out"),
         (words(source, out, folder, "--executor=ray", "--shard=0/2"), 2, "ray does all parts"),
         (words("", out, folder), 2, "SOURCE: is empty"),
         (words(source, "", folder), 2, "OUT: is empty"),
