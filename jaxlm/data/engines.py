@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,12 +125,26 @@ def on_ray(work: Work, *, workers: int, say: Say) -> None:
         raise ConfigError("--executor", "ray is not installed; pip install ray") from error
     ours = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-    signal.signal(signal.SIGTERM, ours)
+    _reach(os.environ.get("RAY_ADDRESS", ""))
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+    finally:
+        signal.signal(signal.SIGTERM, ours)
     try:
         _on_ray(work, executors, workers, say)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise ClusterError where nobody listens at HOST:PORT, which Ray would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), 10).close()
+        except OSError as error:
+            what = f"{error}; start Ray there, or unset it for one that is started here"
+            raise ClusterError(f"RAY_ADDRESS={address}", what) from error
 
 
 def _on_ray(work: Work, executors: Any, workers: int, say: Say) -> None:

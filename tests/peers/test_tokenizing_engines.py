@@ -92,6 +92,14 @@ def test_on_ray_a_signal_is_one_line_and_the_same_line_goes_on(ray, source, tmp_
     assert content(out) == content(tmp_path / "local")
 
 
+def test_a_ray_that_is_not_there_is_one_line(ray, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    done = tokenize(source, tmp_path / "ray", "--executor=ray")
+    assert done.returncode == errors.CLUSTER
+    (line,) = done.stderr.splitlines()
+    assert "RAY_ADDRESS=127.0.0.1:1: [Errno 111] Connection refused; start Ray there" in line
+
+
 def writing(out):
     """A process that writes a shard; 0 where none does."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
