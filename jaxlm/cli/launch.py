@@ -240,9 +240,8 @@ def _architecture(config: "RunConfig", below: str) -> "ModelSpec | None":
     """The model that is trained, as far as what it is made of is on this machine: see Task."""
     from jaxlm.training.state import architecture, inherit
 
-    init, path = (
-        given and os.path.join(below, given) for given in (config.init, config.tokenizer.path)
-    )
+    named = config.init, config.tokenizer.path
+    init, path = (name and os.path.join(below, os.path.expanduser(name)) for name in named)
     if init and not os.path.exists(init):
         return None
     here = not path or os.path.exists(path)

@@ -371,7 +371,9 @@ def _abort_as_cluster_error() -> None:
 
 def _lost(cause: Cause) -> None:
     """Another process ended: say why, and end as it did."""
-    line = f"process {cause.process} ({cause.host}): {' '.join(cause.line.split())}"
+    line = " ".join(cause.line.split())
+    if not line.startswith("process "):  # the line names whom it is about
+        line = f"process {cause.process} ({cause.host}): {line}"
     _write_down(cause.code, line)
     os.write(2, f"jaxlm: error: {line}\n".encode())
     exit_now(cause.code)

@@ -184,6 +184,9 @@ class Lifeline:
                 answer = json.loads(await reader.readline() or "null")
         except (OSError, TimeoutError):
             answer = None
+        except ValueError as error:
+            what = f"what answers at {self._job.coordinator} is another program; use another port"
+            raise ClusterError("coordinator", what) from error
         if not isinstance(answer, dict):
             where = f"process 0 at {self._job.coordinator}"
             raise ClusterError(where, "left before all had come; see its log")

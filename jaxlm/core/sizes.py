@@ -74,7 +74,7 @@ def check_slices(count: int, devices: int, own: int = 1) -> None:
         return
     what = f"{count} does not divide {devices} devices"
     if devices % count == 0:
-        what = f"{count} groups do not each lie in one of {own} TPU slices"
+        what = f"{count} does not split each of {own} TPU slices into groups"
     fits = [n for n in range(own, devices + 1, own) if devices % n == 0]
     near = [n for n in fits if n < count][-1:] + [n for n in fits if n > count][:1]
     raise ConfigError("mesh.slices", f"{what}; use {' or '.join(map(str, near))}")

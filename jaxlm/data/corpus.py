@@ -43,9 +43,12 @@ def opened_json(path: Path) -> dict[str, Any]:
     """What a file of JSON says; empty where there is none. Raises DataError for a damaged one."""
     with reading(path):
         try:
-            return json.loads(path.read_bytes())
+            found = json.loads(path.read_bytes())
         except GONE:
             return {}
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        return found
 
 
 def signed(manifest: dict[str, Any]) -> str:

@@ -15,9 +15,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +79,7 @@ class Stage:
 
 @contextmanager
 def _missed() -> Iterator[None]:
-    """While it is entered, who waits for this process ends when this is killed.
+    """While it is entered, who waits for this process ends when this is killed; and this when that.
 
     A task on Ray is in a pool of datatrove's, which would wait for ever for what is lost with a
     process; Ray misses the pool, and datatrove has another do its task.
@@ -95,6 +98,7 @@ def _missed() -> Iterator[None]:
         finally:
             os._exit(0)
     os.close(ended)
+    _end_with(waiting)
     try:
         yield
     finally:
@@ -102,6 +106,17 @@ def _missed() -> Iterator[None]:
             os.write(alive, b".")
         os.close(alive)
         os.waitpid(watcher, 0)
+
+
+@cache
+def _end_with(waiting: Any) -> None:
+    """End this process when that one ends."""
+
+    def watch() -> None:
+        connection.wait([waiting.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _told(error: Exception) -> list[str]:
@@ -130,10 +145,11 @@ def on_ray(work: Work, *, workers: int, say: Say) -> None:
         ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     finally:
         signal.signal(signal.SIGTERM, ours)
-    try:
-        _on_ray(work, executors, workers, say)
-    finally:
-        ray.shutdown()
+    with counting(work, tokenizing.parts(work)):
+        try:
+            _on_ray(work, executors, workers, say)
+        finally:
+            ray.shutdown()
 
 
 def _reach(address: str) -> None:
@@ -148,16 +164,15 @@ def _reach(address: str) -> None:
 
 
 def _on_ray(work: Work, executors: Any, workers: int, say: Say) -> None:
-    with counting(work, tokenizing.parts(work)):
-        for name, tasks in stages(work):
-            stage, logs = Stage(work, name), work.folder / LOGS / name
-            for old in ("completions", "failures"):  # those of an earlier time
-                shutil.rmtree(logs / old, ignore_errors=True)
-            how = {"tasks": tasks, "workers": workers or -1, "logging_dir": str(logs)}
-            executors.RayPipelineExecutor([stage], **how, skip_completed=False).run()
-            for rank in range(tasks):
-                _raise(stage, rank)
-            say(f"{name}: {tasks} tasks are done")
+    for name, tasks in stages(work):
+        stage, logs = Stage(work, name), work.folder / LOGS / name
+        for old in ("completions", "failures"):  # those of an earlier time
+            shutil.rmtree(logs / old, ignore_errors=True)
+        how = {"tasks": tasks, "workers": workers or -1, "logging_dir": str(logs)}
+        executors.RayPipelineExecutor([stage], **how, skip_completed=False).run()
+        for rank in range(tasks):
+            _raise(stage, rank)
+        say(f"{name}: {tasks} tasks are done")
 
 
 def on_slurm(work: Work, *, workers: int, partition: str, time: str, say: Say) -> None:

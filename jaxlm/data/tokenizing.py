@@ -270,7 +270,8 @@ def shard_json(folder: Path) -> dict[str, Any]:
 def _whole(work: Work, folder: Path, key: str) -> dict[str, Any]:
     """What the shard.json of a shard that is as it should be says; else empty."""
     there = shard_json(folder)
-    done = there.get("key") == key and not corpus.damage(folder, there["digests"], work.digests)
+    done = there.get("key") == key and "digests" in there
+    done = done and not corpus.damage(folder, there["digests"], work.digests)
     return there if done else {}
 
 

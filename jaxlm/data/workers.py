@@ -161,7 +161,8 @@ def _broken(started: list[BaseProcess]) -> JaxlmError:
     for worker in started:
         worker.kill()
         worker.join()
-    ends = [worker.exitcode or 0 for worker in started if worker.sentinel in dead]
+    codes = [worker.exitcode for worker in started if worker.sentinel in dead]
+    ends = [code for code in codes if code is not None]  # None: reaped elsewhere
     again = "use fewer --workers and run the same line again"
     if not ends or -signal.SIGKILL in ends:
         return OutOfMemoryError("workers", f"one was killed, likely for memory; {again}")

@@ -10,7 +10,7 @@ from jaxlm.plan.sketch import Sketch
 from jaxlm.plan.steptime import fitted, table
 
 WHOLE = "clm", "sft"
-"""Objectives that score every place of a row, as the published runs do."""
+"""Objectives whose head computes every place of a row, as that of the published runs does."""
 
 
 def unlike(sketch: Sketch) -> list[str]:

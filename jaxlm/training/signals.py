@@ -7,7 +7,7 @@ import time
 from types import FrameType, TracebackType
 
 from jaxlm.core import distributed
-from jaxlm.core.errors import INTERRUPTED, STOPPED
+from jaxlm.core.errors import INTERRUPTED, STOPPED, StoppedError
 
 SECONDS = 4.0
 """From one question among processes to the next, about: it is a round trip."""
@@ -52,9 +52,11 @@ class Signals:
             distributed.exit_now(INTERRUPTED)
         self._name = name
         if not self._patient:
-            # No exception: one that is raised inside a callback of jax's is swallowed there.
-            line = f"jaxlm: error: {name}: stopped before the first step; run the command again\n"
-            os.write(2, line.encode())
+            # No exception: one that is raised inside a callback of jax's is swallowed there. The
+            # others are told, since they may wait for this one within the first step.
+            error = StoppedError(name, "stopped before the first step; run the command again")
+            os.write(2, f"jaxlm: error: {error}\n".encode())
+            distributed.fail(error)
             distributed.exit_now(STOPPED)
 
     def __enter__(self) -> "Signals":

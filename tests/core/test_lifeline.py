@@ -155,3 +155,13 @@ def test_a_port_that_is_taken_and_a_coordinator_that_is_not_there(port):
         assert str(error).startswith(what)
     error = Process(port, 1, 2, timeout=0.3).answer()
     assert str(error).startswith(f"coordinator: nobody answers at 127.0.0.1:{port} after 0.3 s")
+
+
+def test_another_program_at_the_coordinators_address_is_said_to_be_one(port):
+    with socket.create_server(("127.0.0.1", port)) as other:
+        process = Process(port, 1, 2)
+        connection, _ = other.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.0 400 Bad request\n")
+            what = f"coordinator: what answers at 127.0.0.1:{port} is another program; use another"
+            assert str(process.answer()).startswith(what)

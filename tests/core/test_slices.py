@@ -78,8 +78,8 @@ def test_a_number_of_slices_overrides_what_devices_say():
     [
         (chips(8, 8), 3, "mesh.slices: 3 does not divide 16 devices; use 2 or 4"),
         (chips(2, 2), 9, "mesh.slices: 9 does not divide 4 devices; use 4"),
-        (pod(4, 4, 4), 2, "mesh.slices: 2 groups do not each lie in one of 3 TPU slices; use 3"),
-        (pod(4, 4), 1, "mesh.slices: 1 groups do not each lie in one of 2 TPU slices; use 2"),
+        (pod(4, 4, 4), 2, "mesh.slices: 2 does not split each of 3 TPU slices into groups; use 3"),
+        (pod(4, 4), 1, "mesh.slices: 1 does not split each of 2 TPU slices into groups; use 2"),
         (chips(8, 6), 0, "mesh: hosts or slices have 6 and 8 devices, .* or mesh.slices=1 to lie"),
         (pod(8, 6), 0, "mesh: hosts or slices have 6 and 8 devices, .*; use equal ones$"),
     ],

@@ -253,7 +253,7 @@ def test_a_slice_of_each_generation_has_its_devices(kind, capsys):
         (("slurm", "--nodes=3", *TRAIN), "batch: 256 does not split over 24 devices"),
         (("slurm", "--nodes=2", *TRAIN, "mesh.slices=3"), "mesh.slices: 3 does not divide 16"),
         ((*TPU, "--accelerator-type=v5p-8", "--node-count=2", *TRAIN, "name=x", "mesh.slices=1"),
-         "mesh.slices: 1 groups do not each lie in one of 2 TPU slices; use 2"),
+         "mesh.slices: 1 does not split each of 2 TPU slices into groups; use 2"),
         (("slurm", "--nodes=9999999999", *TRAIN, "mesh.fsdp=7"), "devices; use at most 1048576"),
         (("slurm", *TRAIN, "platform=cpu"), "platform: cpu is not what this asks for, which is"),
         ((*TPU, "--accelerator-type=v5p-8", *TRAIN, "name=x", "platform=gpu"), "use platform=tpu"),

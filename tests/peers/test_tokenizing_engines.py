@@ -85,8 +85,14 @@ def test_on_ray_a_signal_is_one_line_and_the_same_line_goes_on(ray, source, tmp_
     _, err = process.communicate(timeout=120)
     assert process.returncode == errors.STOPPED, err
     done = len([*out.glob("shards/*/shard.json")])
-    last = err.decode().splitlines()[-1]
+    *told, last = err.decode().splitlines()
     assert f"SIGTERM: stopped with {done} of 3 shards done; run the same line again" in last
+    assert all(line.partition(":")[0] in STAGES for line in told)
+    for _ in range(300):
+        if not (left := writing(out)):
+            break
+        time.sleep(0.1)
+    assert not left
     assert tokenize(source, out, "--workers=2").returncode == 0
     assert tokenize(source, tmp_path / "local", "--workers=2").returncode == 0
     assert content(out) == content(tmp_path / "local")

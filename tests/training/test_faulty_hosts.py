@@ -52,6 +52,14 @@ def test_a_process_that_fails_ends_all_with_its_word(tmp_path):
     assert [row["step"] for row in processes.rows(tmp_path)] == [*range(1, 9)]
 
 
+def test_a_signal_before_the_first_step_of_one_ends_all(tmp_path):
+    found, status = run(tmp_path, "early", 0, "steps=5")
+    assert [code for code, _, _ in found] == [errors.STOPPED] * 2
+    line = "SIGTERM: stopped before the first step; run the command again"
+    assert all(err.count(line) == 1 and "Check failure" not in err for _, _, err in found)
+    assert line in status and f"process 1 ({HOST})" in status
+
+
 def test_who_is_slow_is_so_by_a_share_of_the_window():
     assert slowest([0.1, 2.0, 0.2], whole=2.1) == 1
     assert slowest([0.1, 0.25, 0.2], whole=2.1) is None
