@@ -21,7 +21,7 @@ def line(tmp_path_factory, tokenizer):
     tokenizer.save(folder / "tokenizer")
     (folder / "source").mkdir()
     for number in range(PARTS):
-        texts = [f"fox {number} {row} " * 30 for row in range(1000 if number else 2)]
+        texts = [f"fox {number} {row} " * 30 for row in range(3000 if number else 2)]
         rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         (folder / "source" / f"{number}.jsonl").write_text(rows)
     return ["data", "tokenize", str(folder / "source"), f"--tokenizer={folder}/tokenizer"]
