@@ -33,7 +33,11 @@ def find(devices: Sequence[Any], count: int = 0) -> list[list[Any]]:
         check_slices(count, len(devices), _toruses(devices))
         devices = sorted(devices, key=_place)
         each = len(devices) // count
-        return [devices[at : at + each] for at in range(0, len(devices), each)]
+        groups = [devices[at : at + each] for at in range(0, len(devices), each)]
+        if any(_toruses(group) > 1 for group in groups):
+            what = f"{count} equal groups would not each lie in one of the TPU slices"
+            raise ConfigError("mesh.slices", f"{what}, which are not equal; use equal ones")
+        return groups
     own = {device: _slice(device) for device in devices}
     if len(set(own.values())) == 1 and not hasattr(devices[0], "slice_index"):
         hosts = distributed.gather("hosts", _host())

@@ -81,6 +81,7 @@ def test_a_number_of_slices_overrides_what_devices_say():
         (pod(4, 4, 4), 2, "mesh.slices: 2 does not split each of 3 TPU slices into groups; use 3"),
         (pod(4, 4), 1, "mesh.slices: 1 does not split each of 2 TPU slices into groups; use 2"),
         (chips(8, 6), 0, "mesh: hosts or slices have 6 and 8 devices, .* or mesh.slices=1 to lie"),
+        (pod(8, 4), 2, "mesh.slices: 2 equal groups would not each lie in one of the TPU slices"),
         (pod(8, 6), 0, "mesh: hosts or slices have 6 and 8 devices, .*; use equal ones$"),
     ],
 )
