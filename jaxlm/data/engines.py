@@ -15,12 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from jaxlm.core.errors import ClusterError, ConfigError, JaxlmError
 from jaxlm.data import tokenizing
 from jaxlm.data.cache import Say
 from jaxlm.data.tokenizing import Work
-from jaxlm.data.workers import conclude, counting
+from jaxlm.data.workers import conclude, counting, end_with
 
 LOGS, ENGINE = "logs", "engine.log"
 
@@ -98,7 +95,7 @@ def _missed() -> Iterator[None]:
         finally:
             os._exit(0)
     os.close(ended)
-    _end_with(waiting)
+    end_with(waiting)
     try:
         yield
     finally:
@@ -106,17 +103,6 @@ def _missed() -> Iterator[None]:
             os.write(alive, b".")
         os.close(alive)
         os.waitpid(watcher, 0)
-
-
-@cache
-def _end_with(waiting: Any) -> None:
-    """End this process when that one ends."""
-
-    def watch() -> None:
-        connection.wait([waiting.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _told(error: Exception) -> list[str]:

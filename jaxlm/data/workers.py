@@ -1,5 +1,6 @@
 """The parts of a corpus shared out: over processes here, and over the jobs of an array."""
 
+import functools
 import os
 import signal
 import threading
@@ -175,6 +176,12 @@ def _begin(threads: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     parent = parent_process()
     assert parent is not None
+    end_with(parent)
+
+
+@functools.cache
+def end_with(parent: Any) -> None:
+    """End this process when its parent ends: multiprocessing's, or that of a library like it."""
 
     def watch() -> None:
         connection.wait([parent.sentinel])
