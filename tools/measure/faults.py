@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxlm.core.errors import CLUSTER, INTERNAL, WATCHDOG
 from measure import network
-from measure.pipe import TOOLS, Answer, SideError
+from measure.pipe import Answer, SideError, free_port, python_path
 
 FLAGS = "--xla_force_host_platform_device_count=1"
 STEP = 4
@@ -89,10 +89,8 @@ class Job:
         line = [sys.executable, "-m", "measure.faults", fault, "train", *words]
         line += [f"run_dir={self._run}/run", f"data.train={folder}/text.txt"]
         line += [f"data.cache={folder}/cache", "--processes", str(count), "--coordinator"]
-        line += [at or f"127.0.0.1:{_free()}", "--process"]
-        paths = [str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]
-        own = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        own |= {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu"}
+        line += [at or f"127.0.0.1:{free_port()}", "--process"]
+        own = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": python_path()}
         self._began = time.time()
         self._all: dict[int, subprocess.Popen[bytes]] = {}
         for process in there or range(count):
@@ -179,12 +177,6 @@ def _lives(session: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _free() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def main() -> None:

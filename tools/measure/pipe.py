@@ -6,6 +6,7 @@ So two programs can take turns in one go, and the drift of a shared machine fall
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,20 @@ Handler = Callable[[Answer], Answer]
 TOOLS = Path(__file__).resolve().parents[1]
 
 
+def python_path() -> str:
+    """PYTHONPATH of a process that imports this package, and jaxlm from this checkout."""
+    return os.pathsep.join(
+        filter(None, (str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH")))
+    )
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class SideError(Exception):
     """A measuring process ended, or said what went wrong, in one line."""
 
@@ -28,8 +43,6 @@ class Side:
 
     def __init__(self, module: str, environment: dict[str, str]):
         """module: one of this package that calls `serve`. environment: added to this process's."""
-        paths = [str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]
-        path = os.pathsep.join(filter(None, paths))
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed with the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"measure.{module}"],
@@ -37,7 +50,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, **environment, "PYTHONPATH": path},
+            env=os.environ | environment | {"PYTHONPATH": python_path()},
         )
 
     def ask(self, order: Answer) -> Answer:

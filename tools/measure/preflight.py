@@ -2,14 +2,13 @@
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from typing import Any
 
-from measure.pipe import TOOLS, Answer, SideError
+from measure.pipe import Answer, SideError, free_port, python_path
 
 FLAGS = "--xla_force_host_platform_device_count=1"
 
@@ -26,16 +25,9 @@ def preflight(shape: dict[str, Any], rounds: int, steps: int) -> Answer:
 
 
 def _joined(count: int) -> float:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    paths = [str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]
-    own = {
-        "XLA_FLAGS": FLAGS,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
-    own |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
+    own = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": python_path()}
+    own["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free_port()}"
+    own["JAX_NUM_PROCESSES"] = str(count)
     line = [sys.executable, "-m", "measure.preflight"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = [

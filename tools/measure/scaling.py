@@ -15,7 +15,7 @@ from jaxlm.plan import sketch
 from jaxlm.plan.devices import Machine, devices
 from jaxlm.plan.steptime import communication
 from measure import network
-from measure.pipe import TOOLS, Answer, SideError
+from measure.pipe import Answer, SideError, python_path
 
 PORT = 8476
 FLAGS = "--xla_force_host_platform_device_count=1 --xla_cpu_multi_thread_eigen=false"
@@ -63,8 +63,7 @@ def _seconds(
     line = [sys.executable, "-m", "jaxlm", "train", *words, f"steps={steps + 2}", f"run_dir={run}"]
     line += [f"data.train={folder}/text.txt", f"data.cache={folder}/cache", "log.every=1"]
     line += ["--coordinator", f"{network.address(0)}:{PORT}", "--processes", str(count)]
-    paths = os.pathsep.join(filter(None, [str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]))
-    own = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    own = {"XLA_FLAGS": FLAGS, "JAX_PLATFORMS": "cpu", "PYTHONPATH": python_path()}
     pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with network.hosts(count, megabits) as there:
         started = [
