@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare", "hostname")
 
 CONF = """
@@ -134,3 +136,8 @@ def _free(count: int) -> list[int]:
         for each in found:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in found]
+
+
+_REASON = missing()
+needed = pytest.mark.skipif(_REASON is not None, reason=str(_REASON))
+"""For tests that run in one."""

@@ -14,7 +14,7 @@ from jaxlm.checkpoint import inspect
 
 pytestmark = [
     pytest.mark.once,
-    pytest.mark.skipif(slurm_here.missing() is not None, reason=str(slurm_here.missing())),
+    slurm_here.needed,
 ]
 
 

@@ -141,8 +141,6 @@ def log(out):
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     pytest.importorskip("datatrove", reason="datatrove is not installed: pip install .[datatrove]")
-    if reason := slurm_here.missing():
-        pytest.skip(reason)
     with slurm_here.cluster(tmp_path_factory.mktemp("slurm")):
         yield
 
@@ -161,6 +159,7 @@ def logs(out):
     return "".join(path.read_text() for path in out.glob("logs/*/slurm_logs/*.out"))
 
 
+@slurm_here.needed
 def test_on_slurm_every_byte_is_that_of_the_local_command(slurm, source, tmp_path):
     out = tmp_path / "slurm"
     assert tokenize(source, tmp_path / "local", "--workers=2").returncode == 0
@@ -177,6 +176,7 @@ def test_on_slurm_every_byte_is_that_of_the_local_command(slurm, source, tmp_pat
     assert content(out) == content(tmp_path / "local")
 
 
+@slurm_here.needed
 def test_what_slurm_refuses_is_a_line_after_its_own(slurm, source, tmp_path):
     done = submitted(source, tmp_path / "out", "--partition=none")
     *theirs, ours = done.stderr.splitlines()
